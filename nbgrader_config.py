@@ -1,0 +1,31 @@
+"""nbgrader's configuration: every stock nbgrader command works in this folder."""
+
+import os
+import sys
+from pathlib import Path
+
+c = get_config()  # noqa: F821 (nbgrader provides it)
+
+c.CourseDirectory.source_directory = "solutions"
+c.CourseDirectory.release_directory = "exercises"
+# The text sources and the planted answers stand beside the notebooks, and must never be released.
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "*.md", "*.py"]
+c.ClearSolutions.code_stub = {"python": "# Write your code here.\nraise NotImplementedError"}
+# A test cell that a submission lacks is added back and graded.
+c.OverwriteCells.add_missing_cells = True
+c.Execute.timeout = 120
+c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=40"]
+# Feedback shows what a test said, never what it hides.
+c.GenerateFeedback.preprocessors = [
+    "nbgrader.preprocessors.GetGrades",
+    "rnn2rag.grading.feedback.HideTests",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]
+
+# nbgrader calls alembic by its bare name.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+# The hidden inputs of a graded run are drawn from this key; `rnn2rag grade` makes it.
+_key = Path(__file__).with_name("release.key") if "__file__" in globals() else Path("release.key")
+if _key.exists():
+    os.environ.setdefault("RNN2RAG_RELEASE_KEY", _key.read_text(encoding="utf8").strip())

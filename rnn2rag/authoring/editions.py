@@ -1,0 +1,293 @@
+"""Editions: the notebooks that readers open, made from the text sources that authors edit.
+
+A source is a MyST text notebook, chapters/NN-name/NAME.md. Its edition NAME.ipynb has plain Markdown, the outputs of
+the last run, and the run's facts in its metadata. Generation is one-way: an edition is never edited.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnn2rag.authoring.markdown import Library, Page
+from rnn2rag.errors import UserError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from rnn2rag.execute import Run
+
+LARGEST = 400_000  # bytes of an edition
+BUDGET = 60.0  # CPU-seconds of a section with one thread
+ONE_THREAD = {"RNN2RAG_DEVICE": "cpu", "RNN2RAG_THREADS": "1", "OMP_NUM_THREADS": "1"}
+GLUE_PREFIX = "application/papermill.record/"
+
+
+def sources(root: Path) -> list[Path]:
+    """Return every text notebook under chapters/."""
+    return [path for path in sorted((root / "chapters").rglob("*.md")) if is_text_notebook(path)]
+
+
+def is_text_notebook(path: Path) -> bool:
+    """Whether a Markdown file has the header of a text notebook."""
+    head, _, _ = path.read_text(encoding="utf8").partition("\n---\n")
+    return head.startswith("---\n") and re.search(r"^kernelspec:", head, re.M) is not None
+
+
+def edition_path(source: Path) -> Path:
+    """Return where the edition of a source stands: beside it."""
+    return source.with_suffix(".ipynb")
+
+
+def read(source: Path) -> NotebookNode:
+    """Return a text notebook as a notebook without outputs; cell ids are grade ids or hashes of the cells' text."""
+    import jupytext
+    import nbformat
+
+    text = source.read_text(encoding="utf8")
+    notebook = jupytext.reads(text, fmt="md:myst")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\0{cell.source}".encode()).hexdigest()[:8]
+        identity = cell.metadata.get("nbgrader", {}).get("grade_id") or digest
+        seen[identity] = seen.get(identity, 0) + 1
+        cell["id"] = identity if seen[identity] == 1 else f"{identity}-{seen[identity]}"
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    try:
+        nbformat.validate(notebook)
+    except nbformat.ValidationError as error:
+        raise UserError(f"{source}: does not make a valid notebook ({str(error).splitlines()[0]})") from None
+    return notebook
+
+
+def code_hash(notebook: NotebookNode) -> str:
+    """Return a hash of the code cells and their tags: outputs depend on these, and prose may change without a run."""
+    cells = [[cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def needs_run(source: Path) -> bool:
+    """Whether a source has no edition, or one whose outputs come from other code."""
+    edition = edition_path(source)
+    if not edition.exists():
+        return True
+    facts = _load(edition).metadata.get("rnn2rag", {})
+    return facts.get("code") != code_hash(read(source))
+
+
+def write(source: Path, run: Run, library: Library) -> None:
+    """Write the edition of a source from a run of it. Raises UserError for one too large or not in the book's MyST."""
+    facts = {
+        "code": code_hash(read(source)),
+        "cpu_seconds": round(run.cpu_seconds, 1),
+        "wall_seconds": round(run.wall_seconds, 1),
+        "peak_memory": run.peak_memory,
+        "device": "CPU, 1 thread",
+        "versions": run.versions,
+    }
+    _save(source, _compose(source, _outputs(run.notebook), facts, library))
+
+
+def rewrite(source: Path, library: Library) -> bool:
+    """Bring an edition whose code has not changed up to its source's prose. Returns whether anything changed."""
+    edition = edition_path(source)
+    text = _recomposed(source, library)
+    if edition.read_text(encoding="utf8") == text:
+        return False
+    _save(source, text)
+    return True
+
+
+def update(root: Path, chosen: Sequence[Path], jobs: int) -> int:
+    """Run the chosen sources that changed, `jobs` at a time, and bring every chosen edition up to date.
+
+    Each edition is written as soon as its run ends, so an interrupted update goes on where it was. Returns the number
+    of sources that failed, each reported on stderr.
+    """
+    from rnn2rag import execute
+
+    library = Library.of(root)
+    changed = [source for source in chosen if needs_run(source)]
+    failed = 0
+
+    def done(index: int, run: Run) -> None:
+        nonlocal failed
+        problems = _problems(run)
+        if not problems:
+            write(changed[index], run, library)
+        failed += bool(problems)
+        _report(changed[index], root, run, problems)
+
+    tasks = [execute.Task(read(source), environment=ONE_THREAD, network=False) for source in changed]
+    execute.run_all(tasks, jobs, done)
+    for source in chosen:
+        if source not in changed and rewrite(source, library):
+            print(f"      prose  {source.relative_to(root)}")
+    return failed
+
+
+def verify(root: Path, chosen: Sequence[Path], jobs: int) -> int:
+    """Run the chosen editions afresh, as a reader would: an empty folder, no network, the package from its wheel.
+
+    Writes nothing to the tree. Returns the number that failed: an error, a failed assertion, stderr noise, a stale
+    edition, or more than 1.5 times the budget of CPU-seconds.
+    """
+    from rnn2rag import execute
+
+    library = Library.of(root)
+    failed = 0
+    current = []
+    for source in chosen:
+        try:
+            check(source, library)
+            current.append(source)
+        except UserError as error:
+            failed += 1
+            print(f"     FAILED  {error}", file=sys.stderr)
+
+    def done(index: int, run: Run) -> None:
+        nonlocal failed
+        problems = _problems(run)
+        failed += bool(problems)
+        _report(current[index], root, run, problems)
+
+    with tempfile.TemporaryDirectory(prefix="rnn2rag-wheel-") as folder:
+        install_wheel(root, Path(folder))
+        environment = {**ONE_THREAD, "PYTHONPATH": folder}
+        tasks = [execute.Task(_load(edition_path(s)), environment=environment, network=False) for s in current]
+        execute.run_all(tasks, jobs, done)
+    return failed
+
+
+def install_wheel(root: Path, folder: Path) -> None:
+    """Build the package's wheel from the tree and unpack it into a folder, for PYTHONPATH. Raises UserError."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory(prefix="rnn2rag-build-") as dist:
+        wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", dist, str(root)]
+        made = subprocess.run(wheel, capture_output=True, text=True)
+        if made.returncode == 0:
+            install = [*pip, "install", "--no-deps", "--target", str(folder), *map(str, Path(dist).glob("*.whl"))]
+            made = subprocess.run(install, capture_output=True, text=True)
+    if made.returncode:
+        raise UserError(f"the wheel of {root} cannot be built: {made.stderr.strip().splitlines()[-1]}")
+
+
+def _problems(run: Run) -> list[str]:
+    problems = [run.error] if run.error else []
+    problems += [f"wrote to stderr: {text.strip()[:500]}" for text in run.noise]
+    if run.cpu_seconds > 1.5 * BUDGET:
+        problems.append(f"took {run.cpu_seconds:.0f} CPU-seconds; the budget is {BUDGET:.0f}")
+    return problems
+
+
+def _report(source: Path, root: Path, run: Run, problems: list[str]) -> None:
+    name = source.relative_to(root)
+    if problems:
+        print(f"     FAILED  {name}", *problems, sep="\n", file=sys.stderr)
+        return
+    over = f"  (over the budget of {BUDGET:.0f})" if run.cpu_seconds > BUDGET else ""
+    print(
+        f"{run.cpu_seconds:7.1f} CPU-s  {run.wall_seconds:6.1f} s  {run.peak_memory / 1e6:5.0f} MB  {name}{over}",
+        flush=True,
+    )
+
+
+def check(source: Path, library: Library | None = None) -> None:
+    """Raise UserError unless the edition is what its source and its own outputs make."""
+    edition = edition_path(source)
+    stale = needs_run(source)
+    if not stale:
+        library = library or Library.of(_root_of(source))
+        stale = edition.read_text(encoding="utf8") != _recomposed(source, library)
+    if stale:
+        raise UserError(f"{edition}: does not match {source.name}; run `make notebooks`")
+
+
+def _recomposed(source: Path, library: Library) -> str:
+    edition = _load(edition_path(source))
+    return _compose(source, _outputs(edition), edition.metadata["rnn2rag"], library)
+
+
+def _compose(source: Path, outputs: list[list[Any]], facts: dict[str, Any], library: Library) -> str:
+    import nbformat
+
+    notebook = read(source)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for count, (cell, results) in enumerate(zip(code, outputs, strict=True), start=1):
+        cell.outputs, cell.execution_count = results, count
+    page = Page(source, library, _glued(outputs), _run_box(facts))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = page.plain(cell.source)
+    notebook.metadata["rnn2rag"] = facts
+    return nbformat.writes(notebook, indent=1).rstrip("\n") + "\n"
+
+
+def _save(source: Path, text: str) -> None:
+    edition = edition_path(source)
+    size = len(text.encode())
+    if size > LARGEST:
+        raise UserError(f"{edition}: would have {size:,} bytes, more than {LARGEST:,}; show less in its outputs")
+    edition.write_text(text, encoding="utf8")
+
+
+def _load(edition: Path) -> NotebookNode:
+    from rnn2rag import execute
+
+    return execute.read(edition)
+
+
+def _outputs(notebook: NotebookNode) -> list[list[Any]]:
+    """The outputs of each code cell, without what differs from run to run for no reason."""
+    outputs = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = len(outputs) + 1
+                elif output.output_type == "error":  # an intended one: the frames name folders of this run
+                    output.traceback = [f"{output.ename}: {output.evalue}"]
+            outputs.append(cell.outputs)
+    return outputs
+
+
+def _glued(outputs: list[list[Any]]) -> dict[str, Any]:
+    """The values that cells glued for the prose, by name: numbers and strings as Python values, the rest as text."""
+    glued = {}
+    for output in (output for results in outputs for output in results):
+        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+        if name:
+            text = output.data[f"{GLUE_PREFIX}text/plain"]
+            try:
+                glued[name] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                glued[name] = text
+    return glued
+
+
+def _run_box(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    cost = f"{facts['cpu_seconds']:.0f} CPU-seconds, at most {facts['peak_memory'] / 1e6:.0f} MB of memory"
+    return f"**This run:** {cost}, {facts['device']}, {versions}."
+
+
+def _root_of(source: Path) -> Path:
+    from rnn2rag import course
+
+    return course.root(source.parent)

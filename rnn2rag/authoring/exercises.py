@@ -1,0 +1,72 @@
+"""Problem sets: solutions/NN-name/NAME.md, which authors edit, makes exercises/NN-name/NAME.ipynb for students.
+
+nbgrader makes the release: it takes out what stands between the marks for solutions and hidden tests.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rnn2rag import course
+from rnn2rag.authoring import editions
+from rnn2rag.errors import UserError
+
+
+def write(root: Path) -> list[Path]:
+    """Write each set's notebook and release that changed; remove a release whose set is gone. Returns what changed."""
+    changed = []
+    for path, data in _wanted(root).items():
+        if not path.exists() or path.read_bytes() != data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            changed.append(path)
+    for path in _left_over(root):
+        path.unlink()
+        changed.append(path)
+    return changed
+
+
+def check(root: Path) -> None:
+    """Raise UserError unless every set's notebook and release are byte for byte what the sources make."""
+    for path, data in _wanted(root).items():
+        if not path.exists() or path.read_bytes() != data:
+            raise UserError(f"{path.relative_to(root)}: does not match its source; run `make exercises`")
+    for path in _left_over(root):
+        raise UserError(f"{path.relative_to(root)}: has no source under solutions/; remove it")
+
+
+def _wanted(root: Path) -> dict[Path, bytes]:
+    """Every generated file of solutions/ and exercises/ with what it has to hold."""
+    wanted = {}
+    with tempfile.TemporaryDirectory(prefix="rnn2rag-exercises-") as folder:
+        for name in course.set_names(root):
+            sources = sorted((root / "solutions" / name).glob("*.md"))
+            notebooks = {source.with_suffix(".ipynb").name: _notebook(source) for source in sources}
+            course.release(root, name, notebooks, Path(folder), f"sqlite:///{folder}/gradebook.db")
+            for file_name, text in notebooks.items():
+                released = (Path(folder) / name / file_name).read_bytes().rstrip(b"\n") + b"\n"
+                _refuse_leaks(f"exercises/{name}/{file_name}", released)
+                wanted[root / "solutions" / name / file_name] = text.encode()
+                wanted[root / "exercises" / name / file_name] = released
+    return wanted
+
+
+def _notebook(source: Path) -> str:
+    """The notebook of a set's text source, with solutions and hidden tests, as text."""
+    import nbformat
+
+    return nbformat.writes(editions.read(source), indent=1).rstrip("\n") + "\n"
+
+
+def _refuse_leaks(name: str, data: bytes) -> None:
+    for mark in course.MARKS:
+        if mark.encode() in data:
+            raise UserError(f"{name}: the release still holds {mark!r}; close the mark in the source")
+
+
+def _left_over(root: Path) -> list[Path]:
+    """Generated notebooks whose source is gone, and whatever else stands in exercises/."""
+    sources = {source.with_suffix("").relative_to(root / "solutions") for source in (root / "solutions").glob("*/*.md")}
+    found = [*(root / "solutions").glob("*/*.ipynb"), *(root / "exercises").glob("*/*")]
+    return [path for path in sorted(found) if path.relative_to(path.parents[1]).with_suffix("") not in sources]

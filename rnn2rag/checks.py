@@ -1,0 +1,476 @@
+"""Tests that tell a student what went wrong, and claims that hold on another machine.
+
+A test of a problem has two halves. A *probe* runs beside the student's code and returns plain values; a *verdict*
+judges those values and never touches the student's code. In a notebook both halves run one after the other in
+`Problem.score`; values pass through the same plain form everywhere, so that a grader may run the halves in two
+processes and reach the same points.
+
+A *claim* is what a section says that its measurements show. Its band comes from a stored sweep over seeds.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import inspect
+import io
+import json
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from rnn2rag import machine
+from rnn2rag.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+SCORE_MIME = "application/vnd.rnn2rag.score+json"
+RELEASE_KEY = "RNN2RAG_RELEASE_KEY"  # environment variable; absent in a student's notebook
+MAX_BYTES = 4 << 20  # of one probe's values in plain form
+MAX_DEPTH = 8
+MAX_ITEMS = 100_000
+
+# What torch's function mode sees when a layer of torch.nn runs; other names are seen as their last part.
+_SEEN_AS = {
+    "torch.nn.RNN": {"rnn_tanh", "rnn_relu"},
+    "torch.nn.RNNCell": {"rnn_tanh_cell", "rnn_relu_cell"},
+    "torch.nn.LSTM": {"lstm"},
+    "torch.nn.LSTMCell": {"lstm_cell"},
+    "torch.nn.GRU": {"gru"},
+    "torch.nn.GRUCell": {"gru_cell"},
+    "torch.nn.MultiheadAttention": {"multi_head_attention_forward", "_native_multi_head_attention"},
+}
+
+
+class Wrong(AssertionError):
+    """An answer that is not right; its text says what was expected, what came and, where known, why."""
+
+
+@dataclass
+class Rung:
+    """One step of a test: what it checks in words, the points it is worth, the points earned, what went wrong."""
+
+    name: str
+    possible: float
+    points: float = 0.0
+    message: str = ""
+    hidden: bool = False
+
+
+@dataclass
+class Score:
+    """The result of one test cell; it shows itself as text in a notebook and as data to a grader.
+
+    faults: errors in a verdict, that is in the problem set itself; never the student's.
+    """
+
+    problem: str
+    seed: int
+    rungs: list[Rung] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def points(self) -> float:
+        """Points earned."""
+        return float(sum(rung.points for rung in self.rungs))
+
+    @property
+    def possible(self) -> float:
+        """Points of all rungs."""
+        return float(sum(rung.possible for rung in self.rungs))
+
+    def __str__(self) -> str:
+        lines = [f"{self.problem}: {self.points:g} of {self.possible:g} points"]
+        for rung in self.rungs:
+            mark = "✓" if rung.points == rung.possible else "✗"
+            lines.append(f"  {mark} {rung.points:g}/{rung.possible:g}  {rung.name}")
+            lines += [f"         {line}" for line in rung.message.splitlines()]
+        lines += [f"  ! the test itself failed, tell your instructor: {fault}" for fault in self.faults]
+        return "\n".join(lines)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        data = {**asdict(self), "points": self.points, "possible": self.possible}
+        return {"text/plain": str(self), SCORE_MIME: data}
+
+
+class Problem:
+    """The tests of one problem in one test cell.
+
+    name: the problem's name, the same in its visible and its hidden cell.
+    forbids: what the answer must not use: library calls by their public names ("torch.nn.RNN", "torch.Tensor.backward")
+        and modules ("rnn2rag.built"). A rung whose probe used one of them earns nothing. Calls are seen by torch's
+        function mode while a probe runs: a best effort, not a proof.
+    """
+
+    def __init__(self, name: str, forbids: Sequence[str] = ()) -> None:
+        self.name = name
+        self.forbids = tuple(forbids)
+        self.seed = seed_of(name)
+        self._probes: dict[str, Callable[..., Any]] = {}
+        self._verdicts: list[tuple[str, float, str | None, Callable[..., None]]] = []
+
+    def probe(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Register a probe: it calls the student's code and returns numbers, strings, lists, dicts or tensors.
+
+        A probe with a parameter `seed` is given the run's seed, from which it makes its inputs.
+        """
+        self._probes[function.__name__] = function
+        return function
+
+    def verdict(
+        self, probe: Callable[..., Any], points: float, hidden: str | None = None
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Register a rung: a function of a probe's values (and `seed`, if it takes it) that raises on wrong ones.
+
+        points: what the rung is worth. hidden: the public description of a hidden rung; all that feedback says of it.
+        """
+
+        def register(function: Callable[..., None]) -> Callable[..., None]:
+            self._verdicts.append((probe.__name__, points, hidden, function))
+            return function
+
+        return register
+
+    def score(self) -> float:
+        """Run the probes, judge their values, show a line for each rung; return the points, the cell's last value."""
+        from IPython.display import display
+
+        values = {name: self._run(function) for name, function in self._probes.items()}
+        score = Score(self.name, self.seed)
+        for probe, possible, hidden, function in self._verdicts:
+            score.rungs.append(self._judge(values[probe], possible, hidden, function, score.faults))
+        display(score)
+        return score.points
+
+    def _run(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The values of a probe in plain form, {"ok": ...}, or {"error": ...} with what stopped it in one line."""
+        try:
+            with _quiet(), _calls() as seen:
+                plain = to_plain(function(self.seed) if _takes_seed(function) else function())
+        except (Exception, SystemExit) as error:
+            return {"error": _explain(error)}
+        used = [name for name in self.forbids if _is_imported(name) or seen & _seen_as(name)]
+        if used:
+            return {"error": f"{used[0]} is not allowed in this problem: write it yourself."}
+        return {"ok": plain}
+
+    def _judge(
+        self,
+        value: dict[str, Any],
+        possible: float,
+        hidden: str | None,
+        function: Callable[..., None],
+        faults: list[str],
+    ) -> Rung:
+        rung = Rung(hidden or function.__name__.replace("_", " "), float(possible), hidden=hidden is not None)
+        if "error" in value:
+            rung.message = value["error"]
+        else:
+            arguments = (from_plain(value["ok"]), self.seed)[: 2 if _takes_seed(function) else 1]
+            try:
+                function(*arguments)
+            except AssertionError as error:
+                rung.message = str(error) or "This does not hold."
+            except Exception as error:
+                faults.append(f"{rung.name} ({type(error).__name__})" if hidden else f"{rung.name} ({error!r})")
+            else:
+                rung.points = rung.possible
+        if hidden:
+            rung.message = ""
+        return rung
+
+
+def seed_of(problem: str) -> int:
+    """Return the seed of a problem's inputs: fixed in a student's notebook, drawn from the release key in grading."""
+    key = os.environ.get(RELEASE_KEY, "")
+    return int.from_bytes(hashlib.sha256(f"{problem}\0{key}".encode()).digest()[:4], "big")
+
+
+# What a verdict asserts
+
+
+def shape(value: Any, expected: Sequence[int], instead: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Assert that a value has the expected shape.
+
+    instead: {message: shape} for shapes that known mistakes give. Raises Wrong.
+    """
+    got = tuple(_tensor(value).shape)
+    if got == tuple(expected):
+        return
+    for message, mistaken in (instead or {}).items():
+        if got == tuple(mistaken):
+            raise Wrong(message)
+    raise Wrong(f"expected the shape {tuple(expected)}, got {got}.")
+
+
+def close(value: Any, expected: Any, instead: Mapping[str, Any] | None = None, tolerance: float = 1e-4) -> None:
+    """Assert that numbers agree with the expected ones to `tolerance`, absolute and relative.
+
+    value, expected: a number, nested lists of numbers or a tensor. instead: {message: values} for the values that known
+    mistakes give; a value that agrees with one of them draws its message. Raises Wrong.
+    """
+    import torch
+
+    want = _tensor(expected)
+    got = _tensor(value)
+    shape(got, want.shape)
+    if not bool(torch.isfinite(got).all() | ~torch.isfinite(want).all()):
+        infinite = int((~torch.isfinite(got)).sum())
+        raise Wrong(f"right shape, but {infinite} of {got.numel()} values are not finite (NaN or infinite).")
+    if torch.allclose(got, want, rtol=tolerance, atol=tolerance):
+        return
+    for message, mistaken in (instead or {}).items():
+        other = _tensor(mistaken)
+        if other.shape == got.shape and torch.allclose(got, other, rtol=tolerance, atol=tolerance):
+            raise Wrong(message)
+    difference = (got - want).abs().flatten()
+    worst = int(difference.argmax())
+    where = [int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape)] if want.dim() else []
+    differ = int((difference > tolerance * (1 + want.abs().flatten())).sum())
+    raise Wrong(
+        f"right shape, wrong values: {differ} of {got.numel()} differ, most at {where}: "
+        f"expected {want.flatten()[worst]:.4g}, got {got.flatten()[worst]:.4g}."
+    )
+
+
+def equal(value: Any, expected: Any, instead: Mapping[str, Any] | None = None) -> None:
+    """Assert that a value equals the expected one exactly; `instead` names known mistakes. Raises Wrong."""
+    plain, want = to_plain(value), to_plain(expected)
+    if plain == want:
+        return
+    for message, mistaken in (instead or {}).items():
+        if plain == to_plain(mistaken):
+            raise Wrong(message)
+    raise Wrong(f"expected {_short(expected)}, got {_short(value)}.")
+
+
+def true(condition: bool, message: str) -> None:
+    """Assert a condition; the message says what was expected and what came. Raises Wrong."""
+    if not condition:
+        raise Wrong(message)
+
+
+# Values in plain form: what may cross from a student's process to a grader's
+
+
+def to_plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON: numbers, strings, lists, dicts, and tensors as raw bytes with shape and dtype.
+
+    Raises TypeError for anything else, ValueError for what is too deep or too large.
+    """
+    import torch
+
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the answer is nested more than {MAX_DEPTH} levels deep")
+    if value is None or type(value) in (bool, int, str):
+        plain: Any = value
+    elif type(value) is float:
+        plain = {"float": repr(value)}
+    elif type(value) in (list, tuple):
+        if len(value) > MAX_ITEMS:
+            raise ValueError(f"the answer has a list of more than {MAX_ITEMS} items")
+        plain = [to_plain(item, depth + 1) for item in value]
+    elif type(value) is dict:
+        plain = {"dict": [[str(key), to_plain(item, depth + 1)] for key, item in value.items()]}
+    elif type(value) in (torch.Tensor, torch.nn.Parameter):
+        dense = value.detach().cpu().contiguous()
+        if dense.numel() * dense.element_size() > MAX_BYTES:
+            raise ValueError(f"the answer holds a tensor of more than {MAX_BYTES >> 20} MiB")
+        raw = bytes(dense.reshape(-1).view(torch.uint8).numpy()) if dense.numel() else b""
+        plain = {
+            "tensor": base64.b64encode(raw).decode("ascii"),
+            "dtype": str(dense.dtype).removeprefix("torch."),
+            "shape": list(dense.shape),
+        }
+    else:
+        raise TypeError(f"expected numbers, strings, lists, dicts or tensors, got {type(value).__name__}")
+    if depth == 0 and len(json.dumps(plain)) > 2 * MAX_BYTES:
+        raise ValueError(f"the answer is larger than {MAX_BYTES >> 20} MiB")
+    return plain
+
+
+def from_plain(plain: Any) -> Any:
+    """Return the value that `to_plain` wrote. Raises ValueError where shape, dtype and bytes of a tensor disagree."""
+    import torch
+
+    if isinstance(plain, list):
+        return [from_plain(item) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if "float" in plain:
+        return float(plain["float"])
+    if "dict" in plain:
+        return {key: from_plain(item) for key, item in plain["dict"]}
+    dtype, sizes = getattr(torch, plain["dtype"]), plain["shape"]
+    raw = bytearray(base64.b64decode(plain["tensor"], validate=True))
+    if any(size < 0 for size in sizes) or len(raw) != math.prod(sizes) * dtype.itemsize:
+        raise ValueError("the bytes of a tensor do not fit its shape and dtype")
+    return torch.frombuffer(raw, dtype=dtype).reshape(sizes) if raw else torch.empty(sizes, dtype=dtype)
+
+
+# Claims
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about a measured value: it lies above a floor, below a ceiling, or both.
+
+    text: the claim in words. tolerance: the least half-width of the band, for values whose spread over seeds is tiny.
+    """
+
+    text: str
+    above: float | None = None
+    below: float | None = None
+    tolerance: float = 0.0
+
+    def holds(self, value: float) -> bool:
+        """Whether the statement is true of a value."""
+        return (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
+    def band(self, values: Sequence[float]) -> tuple[float, float]:
+        """Return the mean of the sweep plus and minus 5 standard deviations, or `tolerance` where that is wider."""
+        mean = math.fsum(values) / len(values)
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        width = max(5 * deviation, self.tolerance)
+        return mean - width, mean + width
+
+    def is_certain(self, values: Sequence[float]) -> bool:
+        """Whether the statement still holds at the edges of the band; otherwise it is reported as uncertain."""
+        return all(self.holds(edge) for edge in self.band(values))
+
+
+class Claims:
+    """The claims of one section, with the seed sweep stored in assets/claims/NAME.json by `rnn2rag claims`.
+
+    name: the sweep's name, for instance "01-recurrent-cell"; claims: {key: Claim}, with the keys of `measure(seed)`.
+    """
+
+    def __init__(self, name: str, claims: Mapping[str, Claim]) -> None:
+        self.name = name
+        self.claims = dict(claims)
+
+    def values(self) -> dict[str, list[float]]:
+        """Return the stored values of each claim over the seeds. Raises UserError where the sweep was never run."""
+        try:
+            stored = json.loads(machine.asset(f"claims/{self.name}.json").read_text(encoding="utf8"))
+        except FileNotFoundError:
+            raise UserError(f"no sweep is stored for the claims {self.name!r}: run `rnn2rag claims`") from None
+        return {key: [run[key] for run in stored["seeds"].values()] for key in self.claims}
+
+    def hold(self, measured: Mapping[str, float]) -> None:
+        """Show the table of claims, and assert that each measured value lies in its band and satisfies its statement.
+
+        Raises Wrong when a value does not. An uncertain claim is shown as such and held to its band alone.
+        """
+        from IPython.display import display
+
+        rows, failures = [], []
+        for key, stored in self.values().items():
+            claim, value = self.claims[key], measured[key]
+            low, high = claim.band(stored)
+            certain = claim.is_certain(stored)
+            if not low <= value <= high or (certain and not claim.holds(value)):
+                failures.append(f"{claim.text}: measured {value:.3g}, the sweep's band is {low:.3g} to {high:.3g}")
+            text = claim.text if certain else f"{claim.text} (uncertain)"
+            rows.append((text, f"{value:.3g}", f"{low:.3g} to {high:.3g}", str(len(stored))))
+        display(_ClaimsTable(rows))
+        if failures:
+            raise Wrong("; ".join(failures))
+
+
+@dataclass
+class _ClaimsTable:
+    rows: list[tuple[str, str, str, str]]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{claim}: {value} (band {band}, {seeds} seeds)" for claim, value, band, seeds in self.rows)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{title}</th>" for title in ("Claim", "Here", "Band", "Seeds"))
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        return (
+            f'<table class="rnn2rag-table rnn2rag-claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        )
+
+
+# Helpers
+
+
+def _takes_seed(function: Callable[..., Any]) -> bool:
+    return "seed" in inspect.signature(function).parameters
+
+
+def _seen_as(name: str) -> set[str]:
+    """What torch's function mode calls a library function or layer."""
+    return _SEEN_AS.get(name, {name.rpartition(".")[2]})
+
+
+def _is_imported(name: str) -> bool:
+    """Whether a module of the course that a problem forbids is loaded."""
+    return name.startswith("rnn2rag.") and any(f"{module}.".startswith(f"{name}.") for module in sys.modules)
+
+
+@contextlib.contextmanager
+def _calls() -> Iterator[set[str]]:
+    """The names of the torch functions that are called inside."""
+    from torch.overrides import TorchFunctionMode
+
+    seen: set[str] = set()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        yield seen
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Turn warnings and writes to stderr into lines on stdout: for stderr, nbgrader gives a test cell no points."""
+    stderr = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(stderr):
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for line in [str(warning.message) for warning in caught] + stderr.getvalue().splitlines():
+            print(f"  note: {line[:300]}")
+
+
+def _explain(error: BaseException) -> str:
+    if isinstance(error, NotImplementedError) and not str(error):
+        return "Nothing is written here yet."
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line for frame in frames if "ipykernel" in frame.filename or "ipython-input" in frame.filename]
+    where = f", at `{lines[-1]}`" if lines and lines[-1] else ""
+    return f"Your code raised {type(error).__name__}{where}: {_short(str(error) or 'no message')}"
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    """A number, nested lists of numbers or a tensor as float64."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if value.is_complex():
+            raise Wrong("expected real numbers, got complex ones.")
+        return value.detach().to("cpu", torch.float64)
+    try:
+        return torch.tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise Wrong(f"expected numbers or a tensor, got {_short(value)}.") from None
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,188 @@
+"""The command `rnn2rag`: thin; each subcommand calls one room."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rnn2rag import __version__, course, machine
+from rnn2rag.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 something failed, 2 wrong use, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"rnn2rag: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rnn2rag: interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rnn2rag", description="The course From RNN to RAG.")
+    parser.add_argument("--version", action="version", version=f"rnn2rag {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added.set_defaults(run=run)
+        return added
+
+    doctor = command("doctor", _doctor, "try everything that notebooks use on this machine")
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+    fetch = command("fetch", _fetch, "bring models and data into the cache")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="models and data of the catalog (default: all)")
+    check = command("check", _check, "run a filled-in exercise from the top and show its points")
+    check.add_argument("notebook", type=Path, metavar="NOTEBOOK")
+
+    grade = command("grade", _grade, "grade the submissions of a problem set")
+    grade.add_argument("set", metavar="SET", help="for example 01-recurrent-networks")
+    grade.add_argument("--submitted", type=Path, metavar="DIR|ZIP|NOTEBOOK", help="submissions to bring in first")
+    grade.add_argument("--json", action="store_true", help="print the results as JSON")
+
+    notebooks = command("notebooks", _notebooks, "run the chapters' changed sources and write their editions")
+    notebooks.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
+    notebooks.add_argument("--check", action="store_true", help="run every edition afresh and write nothing")
+    notebooks.add_argument(
+        "--jobs", type=int, default=machine.available_cores(), metavar="N", help="how many at a time"
+    )
+    claims = command("claims", _claims, "run the seed sweeps behind the claims of the sections")
+    claims.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
+    claims.add_argument("--check", action="store_true", help="check every recipe's hash and run one seed of each again")
+    exercises = command("exercises", _exercises, "make the notebooks that students open from solutions/")
+    exercises.add_argument("--check", action="store_true", help="write nothing; fail where something does not match")
+    prove = command("prove", _prove, "prove problem sets with planted right and wrong answers")
+    prove.add_argument("sets", nargs="*", metavar="SET", help="problem sets (default: all)")
+    prove.add_argument("--json", action="store_true", help="print the proofs as JSON")
+    prove.add_argument("--jobs", type=int, default=machine.available_cores(), metavar="N", help="how many at a time")
+    command("book", _book, "build the book from the sources and the editions' outputs")
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rnn2rag import doctor
+
+    return doctor.main(options.json)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from rnn2rag import catalog
+
+    catalog.fetch(options.names or None)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rnn2rag.grading import worker
+
+    scores = worker.check(options.notebook)
+    print(worker.report(scores))
+    return 0 if all(score.points == score.possible for score in scores) else 1
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from rnn2rag.grading import gradebook, intake
+
+    tree = course.root()
+    submissions = intake.collect(tree, options.set, options.submitted)
+    with tqdm(total=len(submissions), unit=" submissions", desc=options.set, disable=options.json) as progress:
+        results = gradebook.grade(tree, options.set, submissions, lambda result: progress.update())
+    if options.json:
+        print(gradebook.as_json(results))
+    else:
+        width = max(len(result.student) for result in results)
+        for result in results:
+            score = "refused" if result.refused else f"{result.points:g} of {result.possible:g}"
+            manual = ["some cells wait for a person"] if result.manual else []
+            remarks = [result.refused] if result.refused else [*manual, *result.notes]
+            print(f"{result.student:{width}}  {score:>12}  {'; '.join(remarks)}".rstrip())
+        print(f"scores in {tree / 'gradebook.db'} and grades.csv, pages in feedback/")
+    return 1 if any(result.refused for result in results) else 0
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import built, editions
+
+    tree = course.root()
+    chosen = _chosen(editions.sources(tree), options.paths)
+    if options.check:
+        built.check(tree)
+        return min(editions.verify(tree, chosen, options.jobs), 1)
+    for path in built.write(tree):
+        print(f"      built  {path.relative_to(tree)}")
+    return min(editions.update(tree, chosen, options.jobs), 1)
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import built, claims
+
+    tree = course.root()
+    chosen = _chosen(claims.with_claims(tree), options.paths)
+    if options.check:
+        for source in chosen:
+            claims.check(tree, source)
+        return 0
+    built.write(tree)
+    return 0 if all([claims.sweep(tree, source) for source in chosen]) else 1
+
+
+def _exercises(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import exercises
+
+    tree = course.root()
+    if options.check:
+        exercises.check(tree)
+        return 0
+    for path in exercises.write(tree):
+        print(f"made  {path.relative_to(tree)}" if path.exists() else f"removed  {path.relative_to(tree)}")
+    return 0
+
+
+def _prove(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from rnn2rag.authoring import proofs
+
+    tree = course.root()
+    proved = []
+    for name in options.sets or course.set_names(tree):
+        with tqdm(unit=" answers", desc=name, disable=options.json) as progress:
+            proved += proofs.prove(tree, name, options.jobs, lambda proof, progress=progress: progress.update())
+    if options.json:
+        print(proofs.as_json(proved))
+    else:
+        print(f"{'problem':16}{'answer':34}{'kind':10}{'points':>10}{'seconds':>9}")
+        for proof in proved:
+            points = f"{proof.least:g}-{proof.most:g}/{proof.possible:g}" if proof.possible else ""
+            print(f"{proof.problem:16}{proof.name:34}{proof.kind:10}{points:>10}{proof.seconds:9.1f}")
+            for line in proof.amiss:
+                print(f"    AMISS  {line}")
+    return 1 if any(proof.amiss for proof in proved) else 0
+
+
+def _book(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import book
+
+    print(f"open {book.build(course.root())}")
+    return 0
+
+
+def _chosen(sources: list[Path], paths: list[Path]) -> list[Path]:
+    """The sources that are, or lie in, one of the paths; all where no path is given."""
+    if not paths:
+        return sources
+    chosen = []
+    for path in paths:
+        inside = [source for source in sources if path.resolve() in (source, *source.parents)]
+        if not inside:
+            raise UserError(f"{path}: is no text notebook under chapters/, and holds none")
+        chosen += inside
+    return sorted(set(chosen))

@@ -1,0 +1,100 @@
+"""The course's tree as its tools see it: where it is, its problem sets, and nbgrader set up for it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnn2rag.errors import UserError
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
+
+MARKS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
+
+
+def root(start: Path | None = None) -> Path:
+    """Return the top of the course's tree that holds `start` (the current folder by default). Raises UserError."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
+            return folder
+    raise UserError(f"{here} is not inside the course's tree: go to the folder that holds _toc.yml and chapters/")
+
+
+def set_names(tree: Path) -> list[str]:
+    """Return the problem sets: the folders of solutions/ that hold a text source."""
+    return sorted({source.parent.name for source in (tree / "solutions").glob("*/*.md")})
+
+
+def set_folder(tree: Path, name: str) -> Path:
+    """Return the folder of a problem set under solutions/. Raises UserError that lists the sets for an unknown name."""
+    known = set_names(tree)
+    if name not in known:
+        raise UserError(f"there is no problem set {name!r}; the sets are: {', '.join(known) or 'none yet'}")
+    return tree / "solutions" / name
+
+
+def nbgrader_config(tree: Path, **course: str) -> Config:
+    """Return the configuration in nbgrader_config.py for the course in `tree`.
+
+    course: other values for traits of nbgrader's CourseDirectory. Raises UserError where nbgrader is not installed.
+    """
+    try:
+        import nbgrader  # noqa: F401
+    except ImportError:
+        raise UserError("nbgrader is not installed: pip install 'rnn2rag[teach]'") from None
+    from traitlets.config.loader import PyFileConfigLoader
+
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(tree)).load_config()
+    config.CourseDirectory.update({"root": str(tree), **course})
+    return config
+
+
+def convert(converter: str, config: Config) -> str:
+    """Run one of nbgrader's converters ("GenerateAssignment", "Autograde", "GenerateFeedback") and return its log.
+
+    Raises UserError with the converter's own reason.
+    """
+    import nbgrader.converters
+    from nbgrader.converters.base import NbGraderException
+    from nbgrader.coursedir import CourseDirectory
+
+    made: Any = getattr(nbgrader.converters, converter)(coursedir=CourseDirectory(config=config), config=config)
+    said = io.StringIO()
+    made.force = True
+    made.log = logging.Logger("nbgrader")
+    made.log.addHandler(logging.StreamHandler(said))
+    try:
+        with contextlib.redirect_stderr(said):
+            made.start()
+    except (NbGraderException, RuntimeError) as error:
+        reasons = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", said.getvalue(), re.M)
+        raise UserError(f"nbgrader's {converter} failed: {(reasons or [str(error)])[-1]}") from None
+    return said.getvalue()
+
+
+def release(tree: Path, name: str, notebooks: Mapping[str, str], into: Path, database: str) -> None:
+    """Let nbgrader release one problem set into a folder and record its cells in a gradebook.
+
+    notebooks: {file name: notebook with solutions, as text}. into: gets NAME/ with the released notebooks. database: an
+    SQLAlchemy URL. Raises UserError.
+    """
+    with tempfile.TemporaryDirectory(prefix="rnn2rag-release-") as folder:
+        course = Path(folder).resolve()
+        for file_name, text in notebooks.items():
+            notebook = course / "solutions" / name / file_name
+            notebook.parent.mkdir(parents=True, exist_ok=True)
+            notebook.write_text(text, encoding="utf8")
+        try:
+            convert("GenerateAssignment", nbgrader_config(tree, root=str(course), assignment_id=name, db_url=database))
+        except UserError as error:
+            raise UserError(f"solutions/{name}: {error}") from None
+        shutil.copytree(course / "exercises" / name, into / name, dirs_exist_ok=True)

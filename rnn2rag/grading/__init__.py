@@ -1,0 +1,1 @@
+"""What instructors use: submissions in, scores in nbgrader's gradebook, feedback out."""

@@ -1,0 +1,203 @@
+"""The machine that a notebook runs on: device, precision, threads, scale, seed, memory.
+
+Every device decision of the course is made here, once. Nothing else in the tree names a device.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rnn2rag.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("cuda", "mps", "cpu")
+PRECISIONS = ("float32", "bfloat16", "float16")
+SCALES = ("embedded", "full")
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
+_DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What `runtime` decided.
+
+    device: where tensors live; dtype: in which precision pretrained models compute here; scale: "embedded" (no network,
+    small models) or "full" (the hub's models, a GPU); seed: what every generator was seeded with; threads: CPU threads
+    that torch uses; machine: the hardware in words.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    scale: str
+    seed: int
+    threads: int
+    machine: str
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        precision = str(self.dtype).removeprefix("torch.")
+        return f"{self.machine} · {self.device} · {precision} · {threads} · {self.scale} scale · seed {self.seed}"
+
+    def generator(self, seed: int | None = None) -> torch.Generator:
+        """Return a CPU generator seeded with `seed`, or with the runtime's own seed."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed if seed is None else seed)
+
+
+def runtime(
+    device: str | None = None,
+    precision: str | None = None,
+    scale: str | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+) -> Runtime:
+    """Choose device, precision, scale and threads; seed every generator; print one line.
+
+    Arguments win over the environment (``RNN2RAG_DEVICE``, ``RNN2RAG_PRECISION``, ``RNN2RAG_SCALE``, ``RNN2RAG_SEED``,
+    ``RNN2RAG_THREADS``), the environment wins over what is found: CUDA, then MPS, then the CPU; bfloat16 where the
+    hardware computes in it, else float32; the embedded scale; seed 0; every core this process may use.
+
+    Raises UserError for an unknown name or a device that is not there. Told "cpu" it never touches CUDA.
+    """
+    import torch
+
+    wanted = _choice("device", device, DEVICES)
+    scale = _choice("scale", scale, SCALES) or "embedded"
+    precision = _choice("precision", precision, PRECISIONS)
+    seed = _number("seed", seed, least=0, default=0)
+    threads = _number("threads", threads, least=1, default=available_cores())
+
+    found = torch.device(wanted or _best_device())
+    if wanted and wanted != "cpu" and not _is_available(wanted):
+        raise UserError(f"device {wanted!r} is not available here: use device='cpu', or unset RNN2RAG_DEVICE")
+    dtype = getattr(torch, precision) if precision else _best_precision(found)
+    torch.set_num_threads(threads)
+    seed_everything(seed, cuda=found.type == "cuda")
+    result = Runtime(found, dtype, scale, seed, threads, hardware(found))
+    print(f"rnn2rag {_version()} · {result}")
+    return result
+
+
+def seed_everything(seed: int, cuda: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators; CUDA's too when `cuda` is true (it stays untouched otherwise)."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if cuda:
+        torch.cuda.manual_seed_all(seed)
+    elif torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use (its affinity where the system tells it)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def jetson() -> str | None:
+    """Return the name of the NVIDIA Jetson board this is, or None elsewhere."""
+    if not _JETSON_RELEASE.exists():
+        return None
+    if _DEVICE_TREE_MODEL.exists():
+        return _DEVICE_TREE_MODEL.read_text(encoding="utf8", errors="replace").rstrip("\0\n ")
+    return "NVIDIA Jetson"
+
+
+def hardware(device: torch.device) -> str:
+    """Name the hardware behind a device: the board, the GPU, or the processor's architecture."""
+    import platform
+
+    board = jetson()
+    if board:
+        return board
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    system = {"Darwin": "macOS"}.get(platform.system(), platform.system())
+    return f"{system} {platform.machine()}"
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def asset(path: str) -> Path:
+    """Return the path of a file under assets/: in the installed package, else in the tree that holds the package.
+
+    Raises FileNotFoundError when neither has it.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "assets", package.parent / "assets"):
+        if (folder / path).exists():
+            return folder / path
+    raise FileNotFoundError(f"assets/{path}")
+
+
+def _version() -> str:
+    import rnn2rag
+
+    return rnn2rag.__version__
+
+
+def _choice(what: str, given: str | None, allowed: tuple[str, ...]) -> str | None:
+    variable = f"RNN2RAG_{what.upper()}"
+    value = given if given is not None else os.environ.get(variable) or None
+    if value is not None and value not in allowed:
+        source = "" if given is not None else f" (from {variable})"
+        raise UserError(f"unknown {what} {value!r}{source}: choose one of {', '.join(allowed)}")
+    return value
+
+
+def _number(what: str, given: int | None, least: int, default: int) -> int:
+    variable = f"RNN2RAG_{what.upper()}"
+    text = given if given is not None else os.environ.get(variable) or default
+    source = "" if given is not None else f" (from {variable})"
+    try:
+        value = int(text)
+    except (TypeError, ValueError):
+        value = least - 1
+    if value < least:
+        raise UserError(f"{what} must be a whole number of at least {least}, not {text!r}{source}")
+    return value
+
+
+def _is_available(device: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+
+
+def _best_device() -> str:
+    return next((name for name in ("cuda", "mps") if _is_available(name)), "cpu")
+
+
+def _best_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware computes in it: Ampere and later GPUs, CPUs with AVX512-BF16 or AMX, Apple's GPUs."""
+    import torch
+
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "mps":
+        fast = torch.backends.mps.is_macos_or_newer(14, 0)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
