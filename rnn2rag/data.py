@@ -33,8 +33,8 @@ def load(name: str) -> DatasetDict:
 
     - "reuters-r8", "reuters-r52": text (lower-cased news without punctuation or digits), label (the topic);
       splits "train" and "test". Articles that occur twice are kept, as in the benchmark.
-    - "grimm": title, abstract, text of a tale, topic (a class), atu (its number in the Aarne-Thompson-Uther index, such as
-      "510A"), atu_type.
+    - "grimm": title, abstract, text of a tale, topic (a class), atu (its number in the Aarne-Thompson-Uther index, such
+      as "510A"), atu_type.
     - "air-passengers": date (the first of the month), passengers (in thousands).
     - "co2": date (the Saturday that ends the week), co2 (ppm; None where the week has no measurement).
 

@@ -110,9 +110,7 @@ def run_all(tasks: Sequence[Task], jobs: int = 1, done: Callable[[int, Run], Non
             if done:
                 done(index, result)
 
-        async with asyncio.TaskGroup() as group:
-            for index, task in enumerate(tasks):
-                group.create_task(one(index, task))
+        await asyncio.gather(*(one(index, task) for index, task in enumerate(tasks)))
 
     asyncio.run(everything())
     return [result for result in results if result is not None]
@@ -152,6 +150,8 @@ async def _run(task: Task) -> Run:
             error = f"a cell took longer than {task.cell_timeout:g} s\n{_failed_source(notebook)}"
         except DeadKernelError:
             error = f"the kernel died\n{_failed_source(notebook)}"
+        except RuntimeError as failure:  # before the first cell
+            error = f"the kernel did not start ({failure})"
     wall_seconds = time.perf_counter() - start
     notebook.cells.remove(usage)
     noise = [
@@ -176,7 +176,7 @@ def _kernel_manager(task: Task, sockets: Path) -> Any:
     from jupyter_client import AsyncKernelManager
 
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=40"]
     program = sandbox_program()
     if not task.network and program:
         command = [program, "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", "--", *command]

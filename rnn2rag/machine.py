@@ -5,6 +5,7 @@ Every device decision of the course is made here, once. Nothing else in the tree
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 DEVICES = ("cuda", "mps", "cpu")
 PRECISIONS = ("float32", "bfloat16", "float16")
 SCALES = ("embedded", "full")
+_MOST_THREADS = 1024
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
-_DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
+_DEVICE_TREE = Path("/proc/device-tree")
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_PROCESS_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -64,57 +68,68 @@ def runtime(
     ``RNN2RAG_THREADS``), the environment wins over what is found: CUDA, then MPS, then the CPU; bfloat16 where the
     hardware computes in it, else float32; the embedded scale; seed 0; every core this process may use.
 
-    Raises UserError for an unknown name or a device that is not there. Told "cpu" it never touches CUDA.
+    Raises UserError for an unknown name, a number out of range, or a device that is not there. Told "cpu" it never
+    touches CUDA.
     """
     import torch
 
     wanted = _choice("device", device, DEVICES)
     scale = _choice("scale", scale, SCALES) or "embedded"
     precision = _choice("precision", precision, PRECISIONS)
-    seed = _number("seed", seed, least=0, default=0)
-    threads = _number("threads", threads, least=1, default=available_cores())
+    seed = _number("seed", seed, least=0, most=2**32 - 1, default=0)
+    threads = _number("threads", threads, least=1, most=_MOST_THREADS, default=available_cores())
 
     found = torch.device(wanted or _best_device())
     if wanted and wanted != "cpu" and not _is_available(wanted):
         raise UserError(f"device {wanted!r} is not available here: use device='cpu', or unset RNN2RAG_DEVICE")
     dtype = getattr(torch, precision) if precision else _best_precision(found)
     torch.set_num_threads(threads)
-    seed_everything(seed, cuda=found.type == "cuda")
+    seed_everything(seed, found)
     result = Runtime(found, dtype, scale, seed, threads, hardware(found))
     print(f"rnn2rag {_version()} · {result}")
     return result
 
 
-def seed_everything(seed: int, cuda: bool = False) -> None:
-    """Seed Python's, NumPy's and torch's generators; CUDA's too when `cuda` is true (it stays untouched otherwise)."""
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed Python's, NumPy's and torch's generators, and the device's own; no other device is touched.
+
+    seed: from 0 to 2**32 - 1, what NumPy takes.
+    """
     import random
 
     import numpy
     import torch
 
     random.seed(seed)
-    numpy.random.seed(seed % 2**32)
+    numpy.random.seed(seed)
     torch.default_generator.manual_seed(seed)
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)
-    elif torch.backends.mps.is_available():
+    elif device.type == "mps":
         torch.mps.manual_seed(seed)
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use (its affinity where the system tells it)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores this process may use: its affinity, and a container's limit where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _CPU_QUOTA.exists():
+        quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()  # microseconds of CPU in each period, or "max"
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
 
 
 def jetson() -> str | None:
-    """Return the name of the NVIDIA Jetson board this is, or None elsewhere."""
-    if not _JETSON_RELEASE.exists():
+    """Return the name of the NVIDIA Jetson board this is, or None elsewhere.
+
+    In a container the release file is often missing, and not every board's model names NVIDIA: the device tree's list of
+    what the board is compatible with tells both.
+    """
+    compatible = _DEVICE_TREE / "compatible"
+    if not _JETSON_RELEASE.exists() and not (compatible.exists() and b"nvidia,tegra" in compatible.read_bytes()):
         return None
-    if _DEVICE_TREE_MODEL.exists():
-        return _DEVICE_TREE_MODEL.read_text(encoding="utf8", errors="replace").rstrip("\0\n ")
-    return "NVIDIA Jetson"
+    model = _DEVICE_TREE / "model"
+    return model.read_text(encoding="utf8", errors="replace").rstrip("\0\n ") if model.exists() else "NVIDIA Jetson"
 
 
 def hardware(device: torch.device) -> str:
@@ -133,7 +148,15 @@ def hardware(device: torch.device) -> str:
 
 
 def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
+    """Return the largest resident size of this process so far, in bytes.
+
+    Where the system keeps it for the program that runs (Linux) that is taken: what getrusage tells there includes the
+    process that started this one.
+    """
+    if _PROCESS_STATUS.exists():
+        for line in _PROCESS_STATUS.read_text(encoding="utf8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -167,17 +190,17 @@ def _choice(what: str, given: str | None, allowed: tuple[str, ...]) -> str | Non
     return value
 
 
-def _number(what: str, given: int | None, least: int, default: int) -> int:
+def _number(what: str, given: int | None, least: int, most: int, default: int) -> int:
     variable = f"RNN2RAG_{what.upper()}"
-    text = given if given is not None else os.environ.get(variable) or default
-    source = "" if given is not None else f" (from {variable})"
+    value = given if given is not None else os.environ.get(variable) or default
     try:
-        value = int(text)
+        number = int(value) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):
-        value = least - 1
-    if value < least:
-        raise UserError(f"{what} must be a whole number of at least {least}, not {text!r}{source}")
-    return value
+        number = None
+    if number is None or not least <= number <= most:
+        source = "" if given is not None else f" (from {variable})"
+        raise UserError(f"{what} must be a whole number from {least} to {most}, not {value!r}{source}")
+    return number
 
 
 def _is_available(device: str) -> bool:
@@ -198,6 +221,7 @@ def _best_precision(device: torch.device) -> torch.dtype:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "mps":
         fast = torch.backends.mps.is_macos_or_newer(14, 0)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:  # private in torch 2.9 to 2.13; where a later one lacks them, float32 is right and merely slower
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        fast = any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
     return torch.bfloat16 if fast else torch.float32

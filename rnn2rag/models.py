@@ -1,4 +1,4 @@
-"""Pretrained models by name: `load("smollm2")` gives a model and its tokenizer, offline, from the files in the cache."""
+"""Pretrained models by name: `load("smollm2")` gives a model and its tokenizer, offline, from the cache."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def load(
             model, tokenizer = _read(name, found.hub, dtype)
         except OSError as error:
             raise UserError(
-                f"the hub did not give {found.hub}: check the network, or use the embedded scale (RNN2RAG_SCALE=embedded)"
+                f"the hub did not give {found.hub}: check the network, "
+                "or use the embedded scale (RNN2RAG_SCALE=embedded)"
             ) from error
     else:
         with _no_progress_bar():

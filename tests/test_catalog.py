@@ -108,7 +108,7 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def toy(tmp_path, index):
-    """A catalog with two entries of one carrier: `little`, and `large`, whose 300 MB of zeros take a while to unpack."""
+    """A catalog with two entries of one carrier: `little`, and `large`, whose 300 MB of zeros take time to unpack."""
     package = tmp_path / "toy_carrier-1.0-py3-none-any.whl"
     contents = {"toy/little.txt": b"a few bytes\n", "toy/large.bin": bytes(300_000_000)}
     info = "toy_carrier-1.0.dist-info"

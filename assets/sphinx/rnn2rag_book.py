@@ -98,10 +98,12 @@ def number_chapter(app: Sphinx, doctree: nodes.document) -> None:
         next(doctree.findall(nodes.title)).insert(0, nodes.Text(f"{int(chapter[1])}. "))
 
 
-def name_controls(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Name the sidebar's toggles after their chapter; let a code cell's toggle be named by the text that it shows."""
+def mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Give parts of the page the names and roles that they lack, for those who hear it read.
+
+    A toggle in the sidebar is named after its chapter, and a code cell's toggle by the text that it shows. The entries
+    of a bibliography are the items of their list.
+    """
     generate = context["generate_toctree_html"]
 
     def named(*arguments: Any, **options: Any) -> Any:
@@ -112,7 +114,8 @@ def name_controls(
 
     context["generate_toctree_html"] = named
     if "body" in context:
-        context["body"] = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        body = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 
 def remove_strays(app: Sphinx, exception: Exception | None) -> None:
@@ -140,6 +143,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", copy_mathjax)
     app.connect("source-read", follow_edition)
     app.connect("doctree-read", number_chapter, priority=100)  # before Sphinx collects the titles
-    app.connect("html-page-context", name_controls, priority=900)  # after the theme has made its functions
+    app.connect("html-page-context", mend_markup, priority=900)  # after the theme has made its functions
     app.connect("build-finished", remove_strays)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

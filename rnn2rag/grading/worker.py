@@ -88,7 +88,8 @@ def check(path: Path) -> list[CellScore]:
 def report(scores: list[CellScore]) -> str:
     """Return the scores as text: a line a rung, the message of each that failed, and the sum."""
     lines = []
-    for cell in scores:
+    here = [cell for cell in scores if cell.rungs or cell.note]
+    for cell in here:
         lines.append(f"{cell.grade_id}: {cell.points:g} of {cell.possible:g} points")
         for rung in cell.rungs:
             mark = "✓" if rung["points"] == rung["possible"] else "✗"
@@ -96,11 +97,11 @@ def report(scores: list[CellScore]) -> str:
             lines += [f"         {line}" for line in rung["message"].splitlines()]
         if cell.note:
             lines.append(f"  {cell.note}")
-        if not cell.rungs and not cell.note:
-            lines.append("  its tests run when the set is graded")
-    visible = [cell for cell in scores if cell.rungs or cell.note]
-    earned, possible = sum(cell.points for cell in visible), sum(cell.possible for cell in visible)
+    earned, possible = sum(cell.points for cell in here), sum(cell.possible for cell in here)
     lines.append(f"{earned:g} of {possible:g} points in the tests that run here")
+    later = sum(cell.possible for cell in scores if cell not in here)
+    if later:
+        lines.append(f"{later:g} more points in tests that run when the set is graded")
     return "\n".join(lines)
 
 
