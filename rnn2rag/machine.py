@@ -122,8 +122,8 @@ def available_cores() -> int:
 def jetson() -> str | None:
     """Return the name of the NVIDIA Jetson board this is, or None elsewhere.
 
-    In a container the release file is often missing, and not every board's model names NVIDIA: the device tree's list of
-    what the board is compatible with tells both.
+    A container often lacks the release file, and not every board's model names NVIDIA; the device tree's list of what
+    the board is compatible with tells in both cases.
     """
     compatible = _DEVICE_TREE / "compatible"
     if not _JETSON_RELEASE.exists() and not (compatible.exists() and b"nvidia,tegra" in compatible.read_bytes()):

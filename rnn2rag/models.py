@@ -71,6 +71,11 @@ def load(
     return model.eval(), tokenizer
 
 
+def prepare() -> None:
+    """Convert what has to be converted before it loads fast: SmolLM2, once its files are in the cache."""
+    _converted(catalog.entry("smollm2"))
+
+
 def _read(name: str, source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model and tokenizer with transformers from a folder, or from the hub by its name there."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer

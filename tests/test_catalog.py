@@ -334,6 +334,17 @@ def test_killed_while_downloading(cache, toy, index):
     wait_for(lambda: leftovers(cache) == [])
 
 
+def test_interrupted_while_downloading(cache, toy, index):
+    index.gate.clear()
+    process = start("little", toml=toy, start_new_session=True)
+    wait_for(lambda: index.downloads == 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert err.splitlines()[-1] == "KeyboardInterrupt" and leftovers(cache) == []
+    with pytest.raises(ProcessLookupError):  # pip has ended too
+        os.killpg(process.pid, 0)
+
+
 def test_killed_while_unpacking_goes_on_without_a_download(cache, toy, index, monkeypatch):
     process = start("little", "large", toml=toy)
     wait_for(lambda: any(path.stat().st_size for path in cache.glob(".work/*/large/large.bin")))

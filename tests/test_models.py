@@ -63,7 +63,7 @@ def test_smollm2_answers(smollm2):
 
 
 def test_smollm2_predicts_english(smollm2):
-    """The loss of the same file read by transformers' own GGUF reader; rotary dimensions in the wrong order give 2.37."""
+    """The loss that transformers' own GGUF reader gives; rotary dimensions in the wrong order give 2.37."""
     model, tokenizer = smollm2
     text = (
         "Paris is the capital and largest city of France. The city is known for its museums and architectural "

@@ -135,6 +135,7 @@ def update(root: Path, chosen: Sequence[Path], jobs: int) -> int:
         _report(changed[index], root, run, problems)
 
     tasks = [execute.Task(read(source), environment=ONE_THREAD, network=False) for source in changed]
+    print(f"running {len(tasks)} of {len(chosen)} sections, {jobs} at a time")
     execute.run_all(tasks, jobs, done)
     for source in chosen:
         if source not in changed and rewrite(source, library):
@@ -171,6 +172,9 @@ def verify(root: Path, chosen: Sequence[Path], jobs: int) -> int:
         install_wheel(root, Path(folder))
         environment = {**ONE_THREAD, "PYTHONPATH": folder}
         tasks = [execute.Task(_load(edition_path(s)), environment=environment, network=False) for s in current]
+        print(f"running {len(tasks)} editions, {jobs} at a time")
+        if not execute.offline_command():
+            print("not checked: that they need no network; bubblewrap cannot cut it here (see `rnn2rag doctor`)")
         execute.run_all(tasks, jobs, done)
     return failed
 

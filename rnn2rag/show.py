@@ -1,0 +1,197 @@
+"""What a notebook shows: figures, tables, and numbers for the prose, alike in a page, in JupyterLab and in Colab.
+
+A figure is one inline SVG on a transparent ground. What is black in it (axes, text) takes the color of the text around
+it, so that the same output serves a light and a dark page; `PALETTE` is legible on both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from matplotlib.figure import Figure
+
+# Each has a contrast of at least 3:1 against white and against #14171a, and differs from the others in lightness where
+# color-blind readers see the same hue.
+PALETTE = {"teal": "#389f95", "rust": "#9c5528", "blue": "#236fa3", "purple": "#a862ee", "ochre": "#cb7f0c"}
+
+_GLUE_PREFIX = "application/papermill.record/"  # hides the value itself; the mark is read by myst_nb and papermill
+_SVG = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_PIXELS_PER_POINT = 4 / 3
+
+
+def axes(rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 3.2) -> tuple[Figure, Any]:
+    """Return a new matplotlib figure and its axes (an array of them where there are several) in the house style.
+
+    rows, columns: the grid of axes. width, height: the size of the whole figure in inches.
+    """
+    from cycler import cycler
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    colors = list(PALETTE.values())
+    style = {
+        "axes.prop_cycle": cycler(color=colors, linewidth=[2.0] * len(colors)),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+    }
+    with rc_context(style):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        return fig, fig.subplots(rows, columns)
+
+
+def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
+    """Display a matplotlib figure once, as an inline SVG, and close it.
+
+    alt: what the figure shows, in words, for readers who do not see it. caption: a line under the figure.
+    The same figure gives the same bytes. Raises ValueError for an empty alt text.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError("a figure needs an alt text: say what it shows")
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    html = f'<figure class="rnn2rag-figure">{_inline_svg(fig, alt)}{below}</figure>'
+    if "matplotlib.pyplot" in sys.modules:  # else Jupyter shows the open figure again at the end of the cell
+        sys.modules["matplotlib.pyplot"].close(fig)
+    display({"text/html": html, "text/plain": alt}, raw=True)
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str], caption: str | None = None) -> None:
+    """Display a table; the first cell of each row is the row's header.
+
+    rows: one sequence of cells a row, shown as `str` gives them. Raises ValueError where a row and the headers differ in
+    length.
+    """
+    from IPython.display import display
+
+    cells = [[str(cell) for cell in row] for row in rows]
+    if any(len(row) != len(headers) for row in cells):
+        raise ValueError(f"every row of the table needs {len(headers)} cells, one for each header")
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        for row in cells
+    )
+    html = f'<table class="rnn2rag-table">{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in [list(headers), *cells]]
+    display({"text/html": html, "text/plain": "\n".join([caption, *lines] if caption else lines)}, raw=True)
+
+
+def glue(name: str, value: object) -> None:
+    """Store a value for the prose, where the MyST role `{glue:text}` with "name:.2f" sets it; the cell shows nothing.
+
+    value: a number, a string, or an array or tensor with one element. The output is what `myst_nb.glue` writes.
+    """
+    from IPython.core.formatters import format_display_data
+    from IPython.display import display
+
+    plain = value.item() if hasattr(value, "item") else value
+    bundle, metadata = format_display_data(plain)
+    metadata["scrapbook"] = {"name": name, "mime_prefix": _GLUE_PREFIX}
+    display({_GLUE_PREFIX + mime: data for mime, data in bundle.items()}, raw=True, metadata=metadata)
+
+
+def _inline_svg(fig: Figure, alt: str) -> str:
+    """Draw a figure as an SVG element that can stand in a page with others."""
+    from xml.etree import ElementTree
+
+    from matplotlib import rc_context
+    from matplotlib.legend import Legend
+
+    for legend in fig.findobj(Legend):
+        legend.set_frame_on(False)  # its ground would be white
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "rnn2rag", "svg.fonttype": "none"}):
+        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    drawn = ElementTree.fromstring(buffer.getvalue())
+
+    _drop(drawn, _SVG + "metadata")
+    _drop(drawn, _SVG + "style")  # its rule would reach every element of the page
+    view = drawn.get("viewBox", "")
+    width, height = (round(float(size) * _PIXELS_PER_POINT) for size in view.split()[2:])
+    for element in drawn.iter():
+        _tidy(element)
+    _keep_used_ids(drawn, "fig-" + hashlib.sha256(buffer.getvalue() + alt.encode()).hexdigest()[:8])
+    drawn.attrib = {
+        "viewBox": _rounded(view),
+        "width": str(width),
+        "height": str(height),
+        "role": "img",
+        "aria-label": alt,
+        "fill": "currentColor",
+        "style": "max-width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt",
+    }
+    ElementTree.register_namespace("", _SVG.strip("{}"))
+    return re.sub(r">\s+<", "><", ElementTree.tostring(drawn, encoding="unicode")).strip()
+
+
+def _drop(parent: Element, tag: str) -> None:
+    for child in list(parent):
+        if child.tag == tag:
+            parent.remove(child)
+        else:
+            _drop(child, tag)
+
+
+def _tidy(element: Element) -> None:
+    """Round coordinates, let black be the color of the text around, and leave the choice of font to the page."""
+    for name in ("d", "x", "y", "points"):
+        if name in element.attrib:
+            element.set(name, _rounded(element.attrib[name]))
+    if element.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
+        element.attrib.pop("transform")
+    if "style" in element.attrib:
+        style = element.attrib["style"].replace("#000000", "currentColor")
+        style = re.sub(r"\bfont: ([^;]*?)([\d.]+px)[^;]*", _font, style)  # as matplotlib 3.9 writes it
+        element.set("style", re.sub(r"\bfont-family: [^;]*(; |$)", "", style))
+    if _LINK in element.attrib:
+        element.set("href", element.attrib.pop(_LINK))
+
+
+def _font(shorthand: re.Match[str]) -> str:
+    """Spell out the style, weight and size of a CSS font without its family."""
+    words = shorthand[1].split()
+    parts = [f"font-style: {word}" for word in words if word in ("italic", "oblique")]
+    parts += [f"font-weight: {word}" for word in words if word.isdigit() or word == "bold"]
+    return "; ".join([*parts, f"font-size: {shorthand[2]}"])
+
+
+def _keep_used_ids(drawn: Element, prefix: str) -> None:
+    """Number the ids that the figure itself refers to, under a prefix of its own, and drop the others."""
+    used: dict[str, str] = {}
+
+    def renamed(match: re.Match[str]) -> str:
+        return match[1] + used.setdefault(match[2], f"{prefix}-{len(used)}")
+
+    for element in drawn.iter():
+        for name, value in element.attrib.items():
+            element.set(name, re.sub(r"(url\(#)([^)]+)", renamed, value))
+        if element.get("href", "").startswith("#"):
+            element.set("href", re.sub(r"(#)(.+)", renamed, element.attrib["href"]))
+    for element in drawn.iter():
+        name = used.get(element.attrib.pop("id", ""))
+        if name:
+            element.set("id", name)
+
+
+def _rounded(numbers: str) -> str:
+    """Round the numbers in a path or a list of coordinates to a hundredth of a point."""
+    return " ".join(
+        re.sub(r"-?\d+\.\d+(?:e-?\d+)?", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), part)
+        for part in numbers.split()
+    )
