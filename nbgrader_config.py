@@ -11,7 +11,14 @@ c.CourseDirectory.release_directory = "exercises"
 # The text sources and the planted answers stand beside the notebooks, and must never be released.
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "*.md", "*.py"]
 c.ClearSolutions.code_stub = {"python": "# Write your code here.\nraise NotImplementedError"}
-# A test cell that a submission lacks is added back and graded.
+# A test cell that a submission lacks is added back and graded; one that the set does not know is a cell like any other.
+c.Autograde.sanitize_preprocessors = [
+    "nbgrader.preprocessors.ClearOutput",
+    "nbgrader.preprocessors.DeduplicateIds",
+    "nbgrader.preprocessors.OverwriteKernelspec",
+    "rnn2rag.grading.restore.RestoreCells",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
 c.OverwriteCells.add_missing_cells = True
 c.Execute.timeout = 120
 c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=40"]
@@ -23,7 +30,9 @@ c.GenerateFeedback.preprocessors = [
 ]
 
 # nbgrader calls alembic by its bare name.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+_programs = str(Path(sys.executable).parent)
+if not os.environ["PATH"].startswith(_programs + os.pathsep):
+    os.environ["PATH"] = os.pathsep.join([_programs, os.environ["PATH"]])
 
 # The hidden inputs of a graded run are drawn from this key; `rnn2rag grade` makes it.
 _key = Path(__file__).with_name("release.key") if "__file__" in globals() else Path("release.key")

@@ -2,11 +2,12 @@
 
 In a temporary folder: an environment with the versions that Colab ships, the package's wheel built from this tree and
 installed with its dependencies, what was there compared before and after, `rnn2rag doctor`, and a section's edition run
-in an empty folder. Run it as ``python .ci/learner.py [EDITION.ipynb]``; it exits with 1 and the reason when one step
-does not hold.
+in an empty folder. It exits with 1 and the reason when one step does not hold. Run it as
 
-Colab's torch is not tried: it ships 2.11.0, and this takes the release pinned in requirements.txt, so that the check
-needs no second build of torch. Nor is its Python (3.13): the environment gets the Python that runs this.
+    python .ci/learner.py [EDITION.ipynb [TORCH]]
+
+from an environment that has hatchling. Colab ships torch 2.11.0 on Python 3.13. The new environment gets the Python
+that runs this, and the torch that requirements.txt pins unless TORCH names another, as in ``torch==2.11.0``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ COLAB = (
     "ipykernel==6.17.1",
     "ipywidgets==7.7.1",
     "jupyter_client==7.4.9",
+    "notebook==6.5.7",
+    "widgetsnbextension==3.6.10",
     "jupyter_core==5.9.1",
+    "jupyter_server==2.20.0",
     "traitlets==5.7.1",
     "tornado==6.5.7",
     "pyzmq==26.2.1",
@@ -91,6 +95,7 @@ def installed(python: Path, folder: Path, text: str) -> dict[str, str]:
 def main(argv: Sequence[str]) -> int:
     """Take all the steps."""
     edition = Path(argv[0]).resolve() if argv else EDITION
+    torch = argv[1] if len(argv) > 1 else pinned_torch()
     if not edition.exists():
         raise SystemExit(f"learner: there is no {edition}")
     started = time.monotonic()
@@ -101,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         python = folder / "venv" / "bin" / "python"
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
         step("a new environment", [sys.executable, "-m", "venv", folder / "venv"], folder)
-        step("Colab's versions", [*pip, "install", pinned_torch(), *COLAB], folder)
+        step(f"Colab's versions, and {torch}", [*pip, "install", torch, *COLAB], folder)
         before = installed(python, folder, "what is there")
         build = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
         step("the package's wheel", [*build, "--wheel-dir", folder, ROOT], folder)

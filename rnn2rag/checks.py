@@ -37,6 +37,10 @@ RELEASE_KEY = "RNN2RAG_RELEASE_KEY"  # environment variable; absent in a student
 MAX_BYTES = 4 << 20  # of one probe's values in plain form
 MAX_DEPTH = 8
 MAX_ITEMS = 100_000
+DTYPES = (
+    *("bool", "uint8", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+)
 
 # What torch's function mode sees when a layer of torch.nn runs; other names are seen as their last part.
 _SEEN_AS = {
@@ -120,8 +124,11 @@ class Problem:
     def probe(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Register a probe: it calls the student's code and returns numbers, strings, lists, dicts or tensors.
 
-        A probe with a parameter `seed` is given the run's seed, from which it makes its inputs.
+        A probe with a parameter `seed` is given the run's seed, from which it makes its inputs. Raises ValueError for a
+        second probe of the same name.
         """
+        if function.__name__ in self._probes:
+            raise ValueError(f"problem {self.name!r} has two probes named {function.__name__!r}")
         self._probes[function.__name__] = function
         return function
 
@@ -154,13 +161,16 @@ class Problem:
         """The values of a probe in plain form, {"ok": ...}, or {"error": ...} with what stopped it in one line."""
         try:
             with _quiet(), _calls() as seen:
-                plain = to_plain(function(self.seed) if _takes_seed(function) else function())
+                value = function(self.seed) if _takes_seed(function) else function()
         except (Exception, SystemExit) as error:
             return {"error": _explain(error)}
         used = [name for name in self.forbids if _is_imported(name) or seen & _seen_as(name)]
         if used:
             return {"error": f"{used[0]} is not allowed in this problem: write it yourself."}
-        return {"ok": plain}
+        try:
+            return {"ok": to_plain(value)}
+        except (TypeError, ValueError) as error:
+            return {"error": f"This answer cannot be judged: {error}."}
 
     def _judge(
         self,
@@ -176,7 +186,8 @@ class Problem:
         else:
             arguments = (from_plain(value["ok"]), self.seed)[: 2 if _takes_seed(function) else 1]
             try:
-                function(*arguments)
+                with _quiet():
+                    function(*arguments)
             except AssertionError as error:
                 rung.message = str(error) or "This does not hold."
             except Exception as error:
@@ -225,29 +236,29 @@ def close(value: Any, expected: Any, instead: Mapping[str, Any] | None = None, t
     if not bool(torch.isfinite(got).all() | ~torch.isfinite(want).all()):
         infinite = int((~torch.isfinite(got)).sum())
         raise Wrong(f"right shape, but {infinite} of {got.numel()} values are not finite (NaN or infinite).")
-    if torch.allclose(got, want, rtol=tolerance, atol=tolerance):
+    differ = ~torch.isclose(got, want, rtol=tolerance, atol=tolerance)
+    if not differ.any():
         return
     for message, mistaken in (instead or {}).items():
         other = _tensor(mistaken)
         if other.shape == got.shape and torch.allclose(got, other, rtol=tolerance, atol=tolerance):
             raise Wrong(message)
-    difference = (got - want).abs().flatten()
+    difference = torch.where(differ, (got - want).abs().nan_to_num(math.inf), -1.0).flatten()
     worst = int(difference.argmax())
     where = [int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape)] if want.dim() else []
-    differ = int((difference > tolerance * (1 + want.abs().flatten())).sum())
     raise Wrong(
-        f"right shape, wrong values: {differ} of {got.numel()} differ, most at {where}: "
+        f"right shape, wrong values: {int(differ.sum())} of {got.numel()} differ, most at {where}: "
         f"expected {want.flatten()[worst]:.4g}, got {got.flatten()[worst]:.4g}."
     )
 
 
 def equal(value: Any, expected: Any, instead: Mapping[str, Any] | None = None) -> None:
     """Assert that a value equals the expected one exactly; `instead` names known mistakes. Raises Wrong."""
-    plain, want = to_plain(value), to_plain(expected)
-    if plain == want:
+    plain = json.dumps(to_plain(value))  # as text: True is not 1
+    if plain == json.dumps(to_plain(expected)):
         return
     for message, mistaken in (instead or {}).items():
-        if plain == to_plain(mistaken):
+        if plain == json.dumps(to_plain(mistaken)):
             raise Wrong(message)
     raise Wrong(f"expected {_short(expected)}, got {_short(value)}.")
 
@@ -264,7 +275,8 @@ def true(condition: bool, message: str) -> None:
 def to_plain(value: Any, depth: int = 0) -> Any:
     """Return a value as JSON: numbers, strings, lists, dicts, and tensors as raw bytes with shape and dtype.
 
-    Raises TypeError for anything else, ValueError for what is too deep or too large.
+    Tuples become lists; the order of a dict is lost. Raises TypeError for anything else, ValueError for what is too
+    deep or too large.
     """
     import torch
 
@@ -279,17 +291,11 @@ def to_plain(value: Any, depth: int = 0) -> Any:
             raise ValueError(f"the answer has a list of more than {MAX_ITEMS} items")
         plain = [to_plain(item, depth + 1) for item in value]
     elif type(value) is dict:
-        plain = {"dict": [[str(key), to_plain(item, depth + 1)] for key, item in value.items()]}
+        if any(type(key) not in (str, int) for key in value):
+            raise TypeError("expected strings or whole numbers as the keys of a dict")
+        plain = {"dict": [[key, to_plain(value[key], depth + 1)] for key in sorted(value, key=repr)]}
     elif type(value) in (torch.Tensor, torch.nn.Parameter):
-        dense = value.detach().cpu().contiguous()
-        if dense.numel() * dense.element_size() > MAX_BYTES:
-            raise ValueError(f"the answer holds a tensor of more than {MAX_BYTES >> 20} MiB")
-        raw = bytes(dense.reshape(-1).view(torch.uint8).numpy()) if dense.numel() else b""
-        plain = {
-            "tensor": base64.b64encode(raw).decode("ascii"),
-            "dtype": str(dense.dtype).removeprefix("torch."),
-            "shape": list(dense.shape),
-        }
+        plain = _tensor_to_plain(value)
     else:
         raise TypeError(f"expected numbers, strings, lists, dicts or tensors, got {type(value).__name__}")
     if depth == 0 and len(json.dumps(plain)) > 2 * MAX_BYTES:
@@ -297,23 +303,47 @@ def to_plain(value: Any, depth: int = 0) -> Any:
     return plain
 
 
-def from_plain(plain: Any) -> Any:
-    """Return the value that `to_plain` wrote. Raises ValueError where shape, dtype and bytes of a tensor disagree."""
-    import torch
-
+def from_plain(plain: Any, depth: int = 0) -> Any:
+    """Return the value that `to_plain` wrote. Raises ValueError for what it cannot have written."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the value is nested more than {MAX_DEPTH} levels deep")
     if isinstance(plain, list):
-        return [from_plain(item) for item in plain]
+        return [from_plain(item, depth + 1) for item in plain]
     if not isinstance(plain, dict):
         return plain
-    if "float" in plain:
-        return float(plain["float"])
-    if "dict" in plain:
-        return {key: from_plain(item) for key, item in plain["dict"]}
-    dtype, sizes = getattr(torch, plain["dtype"]), plain["shape"]
-    raw = bytearray(base64.b64decode(plain["tensor"], validate=True))
-    if any(size < 0 for size in sizes) or len(raw) != math.prod(sizes) * dtype.itemsize:
+    try:
+        if "float" in plain:
+            return float(plain["float"])
+        if "dict" in plain:
+            return {key: from_plain(item, depth + 1) for key, item in plain["dict"]}
+        return _tensor_from_plain(**plain)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the value is not in plain form: {error}") from None
+
+
+def _tensor_to_plain(value: torch.Tensor) -> dict[str, Any]:
+    import torch
+
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in DTYPES or value.layout is not torch.strided or value.is_nested or value.is_meta:
+        raise TypeError(f"expected an ordinary tensor, got one of {value.dtype}, {value.layout}, {value.device}")
+    if value.numel() * value.element_size() > MAX_BYTES:
+        raise ValueError(f"the answer holds a tensor of more than {MAX_BYTES >> 20} MiB")
+    dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    raw = bytes(dense.reshape(-1).view(torch.uint8).numpy()) if dense.numel() else b""
+    return {"tensor": base64.b64encode(raw).decode("ascii"), "dtype": dtype, "shape": list(dense.shape)}
+
+
+def _tensor_from_plain(tensor: str, dtype: str, shape: list[int]) -> torch.Tensor:
+    import torch
+
+    if dtype not in DTYPES:
+        raise ValueError(f"a tensor cannot have the dtype {dtype!r}")
+    kind: torch.dtype = getattr(torch, dtype)
+    raw = bytearray(base64.b64decode(tensor, validate=True))
+    if any(type(size) is not int or size < 0 for size in shape) or len(raw) != math.prod(shape) * kind.itemsize:
         raise ValueError("the bytes of a tensor do not fit its shape and dtype")
-    return torch.frombuffer(raw, dtype=dtype).reshape(sizes) if raw else torch.empty(sizes, dtype=dtype)
+    return torch.frombuffer(raw, dtype=kind).reshape(shape) if raw else torch.empty(shape, dtype=kind)
 
 
 # Claims
@@ -358,12 +388,15 @@ class Claims:
         self.claims = dict(claims)
 
     def values(self) -> dict[str, list[float]]:
-        """Return the stored values of each claim over the seeds. Raises UserError where the sweep was never run."""
+        """Return the stored values of each claim over the seeds. Raises UserError where the sweep lacks them."""
         try:
             stored = json.loads(machine.asset(f"claims/{self.name}.json").read_text(encoding="utf8"))
         except FileNotFoundError:
             raise UserError(f"no sweep is stored for the claims {self.name!r}: run `rnn2rag claims`") from None
-        return {key: [run[key] for run in stored["seeds"].values()] for key in self.claims}
+        runs = list(stored["seeds"].values())
+        if len(runs) < 2 or not all(key in run for key in self.claims for run in runs):
+            raise UserError(f"the sweep stored for {self.name!r} is of other claims or cut short: run `rnn2rag claims`")
+        return {key: [run[key] for run in runs] for key in self.claims}
 
     def hold(self, measured: Mapping[str, float]) -> None:
         """Show the table of claims, and assert that each measured value lies in its band and satisfies its statement.

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rnn2rag import __version__, course, machine
 from rnn2rag.errors import UserError
@@ -24,8 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage."""
+        self.exit(2, f"rnn2rag: {message}; `{self.prog} --help` shows the use\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rnn2rag", description="The course From RNN to RAG.")
+    parser = _Parser(prog="rnn2rag", description="The course From RNN to RAG.")
     parser.add_argument("--version", action="version", version=f"rnn2rag {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -50,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
     notebooks.add_argument("--check", action="store_true", help="run every edition afresh and write nothing")
     notebooks.add_argument(
-        "--jobs", type=int, default=machine.available_cores(), metavar="N", help="how many at a time"
+        "--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time"
     )
     claims = command("claims", _claims, "run the seed sweeps behind the claims of the sections")
     claims.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
@@ -60,9 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     prove = command("prove", _prove, "prove problem sets with planted right and wrong answers")
     prove.add_argument("sets", nargs="*", metavar="SET", help="problem sets (default: all)")
     prove.add_argument("--json", action="store_true", help="print the proofs as JSON")
-    prove.add_argument("--jobs", type=int, default=machine.available_cores(), metavar="N", help="how many at a time")
+    prove.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
     command("book", _book, "build the book from the sources and the editions' outputs")
     return parser
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
     from traitlets.config import Config
 
 MARKS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
@@ -42,6 +43,12 @@ def set_folder(tree: Path, name: str) -> Path:
     return tree / "solutions" / name
 
 
+def grader_data(cell: NotebookNode) -> dict[str, Any]:
+    """Return what nbgrader keeps in a cell's metadata; nothing for other cells, and for garbled ones."""
+    data = cell.metadata.get("nbgrader")
+    return data if isinstance(data, dict) else {}
+
+
 def nbgrader_config(tree: Path, **course: str) -> Config:
     """Return the configuration in nbgrader_config.py for the course in `tree`.
 
@@ -50,7 +57,7 @@ def nbgrader_config(tree: Path, **course: str) -> Config:
     try:
         import nbgrader  # noqa: F401
     except ImportError:
-        raise UserError("nbgrader is not installed: pip install 'rnn2rag[teach]'") from None
+        raise UserError("nbgrader is not installed: run `pip install -r requirements.txt` in the course's folder") from None
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(tree)).load_config()
@@ -77,7 +84,8 @@ def convert(converter: str, config: Config) -> str:
             made.start()
     except (NbGraderException, RuntimeError) as error:
         reasons = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", said.getvalue(), re.M)
-        raise UserError(f"nbgrader's {converter} failed: {(reasons or [str(error)])[-1]}") from None
+        reason = " ".join((reasons or [str(error)])[-1].split())
+        raise UserError(f"nbgrader's {converter} failed: {reason}") from None
     return said.getvalue()
 
 

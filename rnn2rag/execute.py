@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,8 @@ from rnn2rag.errors import UserError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-USAGE_TAG = "rnn2rag-usage"
-_USAGE = "import rnn2rag.execute\nrnn2rag.execute.print_usage()"  # a notebook may have its own `sum` or `print`
+USAGE_MIME = "application/vnd.rnn2rag.usage+json"
+_USAGE = "import rnn2rag.execute\nrnn2rag.execute.show_usage()"  # a notebook may have its own `sum` or `print`
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Run:
 def read(path: Path) -> NotebookNode:
     """Read a notebook file. Raises UserError where it is missing, not JSON, or not a notebook of format 4."""
     import nbformat
+    from nbformat.warnings import DuplicateCellId, MissingIDFieldWarning
 
     try:
         text = path.read_text(encoding="utf8")
@@ -76,9 +78,14 @@ def read(path: Path) -> NotebookNode:
         raise UserError(f"{path}: is not a notebook of format 4; open it in JupyterLab and save it again")
     try:
         notebook = nbformat.v4.reads(text)
-        nbformat.validate(notebook)
-    except (nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a valid notebook ({str(error).splitlines()[0]})") from None
+        with warnings.catch_warnings():  # cells that lack an id, or share one, get a new one
+            warnings.simplefilter("ignore", MissingIDFieldWarning)
+            warnings.simplefilter("ignore", DuplicateCellId)
+            nbformat.validate(notebook)
+        nbformat.writes(notebook).encode("utf8")  # half an emoji can be read, but not written again
+    except (nbformat.ValidationError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0][:200]
+        raise UserError(f"{path}: is not a valid notebook ({reason}); save it again from JupyterLab") from None
     return notebook
 
 
@@ -130,12 +137,13 @@ def offline_command() -> tuple[str, ...]:
     return command if tried.returncode == 0 else ()
 
 
-def print_usage() -> None:
-    """Print what this process has used so far, as JSON: the last cell that `run` adds to a notebook."""
+def show_usage() -> None:
+    """Display what this kernel has used so far, as data: the last cell that `run` adds to a notebook."""
     import platform
     import resource
 
     import torch
+    from IPython.display import display
 
     from rnn2rag import machine
 
@@ -145,7 +153,7 @@ def print_usage() -> None:
         "peak_memory": machine.peak_memory(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]},
     }
-    print(json.dumps(usage))
+    display({USAGE_MIME: usage}, raw=True)
 
 
 async def _run(task: Task) -> Run:
@@ -157,7 +165,7 @@ async def _run(task: Task) -> Run:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    usage = new_code_cell(_USAGE, metadata={"tags": [USAGE_TAG]})
+    usage = new_code_cell(_USAGE)
     notebook.cells.append(usage)
     start = time.perf_counter()
     error = None
@@ -197,10 +205,11 @@ async def _run(task: Task) -> Run:
         if output.output_type == "stream" and output.name == "stderr"
     ]
     result = Run(notebook, wall_seconds, error, noise)
-    if error is None and usage.outputs and usage.outputs[0].output_type == "stream":
-        spent = json.loads(usage.outputs[0].text)
-        result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
-        result.versions = spent["versions"]
+    for output in usage.outputs:
+        spent = output.get("data", {}).get(USAGE_MIME)
+        if spent:
+            result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
+            result.versions = dict(spent["versions"])
     return result
 
 

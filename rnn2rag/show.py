@@ -43,9 +43,6 @@ def axes(rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 3.
         "axes.prop_cycle": cycler(color=colors, linewidth=[2.0] * len(colors)),
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.titlesize": "medium",
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
     }
     with rc_context(style):
         fig = Figure(figsize=(width, height), layout="constrained")
@@ -72,8 +69,8 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], caption: str | None = None) -> None:
     """Display a table; the first cell of each row is the row's header.
 
-    rows: one sequence of cells a row, shown as `str` gives them. Raises ValueError where a row and the headers differ in
-    length.
+    rows: one sequence of cells a row, shown as `str` gives them. Raises ValueError for a row that is longer or shorter
+    than the headers.
     """
     from IPython.display import display
 
@@ -154,21 +151,26 @@ def _tidy(element: Element) -> None:
         if name in element.attrib:
             element.set(name, _rounded(element.attrib[name]))
     if element.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
-        element.attrib.pop("transform")
+        del element.attrib["transform"]
     if "style" in element.attrib:
-        style = element.attrib["style"].replace("#000000", "currentColor")
-        style = re.sub(r"\bfont: ([^;]*?)([\d.]+px)[^;]*", _font, style)  # as matplotlib 3.9 writes it
-        element.set("style", re.sub(r"\bfont-family: [^;]*(; |$)", "", style))
+        kept = []
+        for declaration in element.attrib["style"].split(";"):
+            name, _, value = declaration.strip().partition(": ")
+            if name == "font":  # in one, as matplotlib 3.9 writes it
+                kept += _font(value)
+            elif name and name != "font-family":
+                kept.append(f"{name}: {value.replace('#000000', 'currentColor')}")
+        element.set("style", "; ".join(kept))
     if _LINK in element.attrib:
         element.set("href", element.attrib.pop(_LINK))
 
 
-def _font(shorthand: re.Match[str]) -> str:
+def _font(shorthand: str) -> list[str]:
     """Spell out the style, weight and size of a CSS font without its family."""
-    words = shorthand[1].split()
-    parts = [f"font-style: {word}" for word in words if word in ("italic", "oblique")]
-    parts += [f"font-weight: {word}" for word in words if word.isdigit() or word == "bold"]
-    return "; ".join([*parts, f"font-size: {shorthand[2]}"])
+    before, size = re.match(r"(.*?)([\d.]+px)", shorthand).groups()
+    styles = [f"font-style: {word}" for word in before.split() if word in ("italic", "oblique")]
+    weights = [f"font-weight: {word}" for word in before.split() if word.isdigit() or word == "bold"]
+    return [*styles, *weights, f"font-size: {size}"]
 
 
 def _keep_used_ids(drawn: Element, prefix: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Batch = TypeVar("Batch")
+
+_PARTS = {"model", "optimizer", "losses", "random"}  # of a checkpoint
 
 
 def fit(
@@ -103,9 +106,11 @@ def _resume(
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a checkpoint: delete it, or name another file") from error
+        state = torch.load(path, map_location="cpu", weights_only=True) if zipfile.is_zipfile(path) else None
+    except (pickle.UnpicklingError, RuntimeError):
+        state = None
+    if not isinstance(state, dict) or state.keys() != _PARTS:
+        raise UserError(f"{path} is not a checkpoint: delete it, or name another file")
     losses = state["losses"]
     same = (
         _shapes(model.state_dict()) == _shapes(state["model"])

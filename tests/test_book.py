@@ -21,13 +21,14 @@ MARKED = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)(.*?)### END \1", re.S)
 LOOK = """async () => {
     await window.MathJax?.startup?.promise;
     const icons = [...document.querySelectorAll(".fa-solid, .admonition > .admonition-title, a.download")];
+    const wrong = "mjx-merror, mjx-mtext[style*='red'], .math:not(:has(mjx-container))";
     const mask = (element, side) => getComputedStyle(element, side).maskImage;
     const drawn = (element) => (mask(element, "::before") + mask(element, "::after")).includes("svg");
     return {
         titles: document.querySelectorAll("h1").length,
         headings: document.querySelectorAll("h2").length,
         width: document.documentElement.scrollWidth,
-        badFormulas: document.querySelectorAll("mjx-merror, mjx-mtext[style*='red'], .math:not(:has(mjx-container))").length,
+        badFormulas: document.querySelectorAll(wrong).length,
         lostIcons: icons.filter((icon) => icon.checkVisibility() && !drawn(icon)).map((icon) => icon.outerHTML),
         unnamedFigures: document.querySelectorAll("figure svg:not([aria-label], :has(title)), img:not([alt])").length,
     };

@@ -72,7 +72,7 @@ def fingerprint_assets(app: Sphinx, config: Config) -> None:
 
 
 def copy_mathjax(app: Sphinx) -> None:
-    """Copy what MathJax needs from the package that carries it; Sphinx links it on pages with formulas only."""
+    """Copy what MathJax needs from the package that carries it."""
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     for part in MATHJAX_PARTS:
         source = Path(package.origin).parent / "static" / "mathjax" / part
@@ -118,6 +118,18 @@ def mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def keep_mathjax_to_formulas(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Leave MathJax out of pages without formulas; Sphinx links it on every page that has one among its subpages."""
+    if 'class="math ' not in context.get("body", ""):
+        context["script_files"] = [
+            script
+            for script in context["script_files"]
+            if "mathjax" not in str(script.filename).lower() + script.attributes.get("body", "").lower()
+        ]
+
+
 def remove_strays(app: Sphinx, exception: Exception | None) -> None:
     """Remove what the theme brings and no page uses, and the pages and downloads of sources that are gone."""
     if exception is not None:
@@ -144,5 +156,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", follow_edition)
     app.connect("doctree-read", number_chapter, priority=100)  # before Sphinx collects the titles
     app.connect("html-page-context", mend_markup, priority=900)  # after the theme has made its functions
+    app.connect("html-page-context", keep_mathjax_to_formulas, priority=900)
     app.connect("build-finished", remove_strays)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,6 +6,7 @@ A later chapter imports from it what an earlier one built; a cell tagged `export
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from rnn2rag.authoring import editions
@@ -57,11 +58,11 @@ def _left_over(root: Path, wanted: dict[Path, str]) -> list[Path]:
 
 def _in_order(root: Path) -> list[Path]:
     """Sources in the order of _toc.yml; those that it does not name yet come last."""
-    toc = (root / "_toc.yml").read_text(encoding="utf8")
+    toc = re.findall(r"\b(?:file|root):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf8"))
 
     def place(source: Path) -> int:
-        found = toc.find(source.relative_to(root).with_suffix("").as_posix())
-        return found if found >= 0 else len(toc)
+        page = source.relative_to(root).with_suffix("").as_posix()
+        return toc.index(page) if page in toc else len(toc)
 
     return sorted(editions.sources(root), key=place)
 

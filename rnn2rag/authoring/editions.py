@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnn2rag.authoring.markdown import Library, Page
+from rnn2rag.authoring.markdown import Library, Page, is_text_notebook
 from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,12 +35,6 @@ def sources(root: Path) -> list[Path]:
     return [path for path in sorted((root / "chapters").rglob("*.md")) if is_text_notebook(path)]
 
 
-def is_text_notebook(path: Path) -> bool:
-    """Whether a Markdown file has the header of a text notebook."""
-    head, _, _ = path.read_text(encoding="utf8").partition("\n---\n")
-    return head.startswith("---\n") and re.search(r"^kernelspec:", head, re.M) is not None
-
-
 def edition_path(source: Path) -> Path:
     """Return where the edition of a source stands: beside it."""
     return source.with_suffix(".ipynb")
@@ -51,9 +44,14 @@ def read(source: Path) -> NotebookNode:
     """Return a text notebook as a notebook without outputs; cell ids are grade ids or hashes of the cells' text."""
     import jupytext
     import nbformat
+    from jupytext.myst import MystMetadataParsingError
+    from yaml import YAMLError
 
     text = source.read_text(encoding="utf8")
-    notebook = jupytext.reads(text, fmt="md:myst")
+    try:
+        notebook = jupytext.reads(text, fmt="md:myst")
+    except (MystMetadataParsingError, YAMLError, nbformat.ValidationError) as error:
+        raise UserError(f"{source}: is not a text notebook ({' '.join(str(error).split())[:200]})") from None
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -87,8 +85,13 @@ def needs_run(source: Path) -> bool:
     edition = edition_path(source)
     if not edition.exists():
         return True
-    facts = _load(edition).metadata.get("rnn2rag", {})
-    return facts.get("code") != code_hash(read(source))
+    try:
+        old = _load(edition)
+    except UserError:  # half written, or with the marks of a merge in it
+        return True
+    new = read(source)
+    counts = [sum(cell.cell_type == "code" for cell in notebook.cells) for notebook in (old, new)]
+    return old.metadata.get("rnn2rag", {}).get("code") != code_hash(new) or counts[0] != counts[1]
 
 
 def write(source: Path, run: Run, library: Library) -> None:
@@ -130,7 +133,10 @@ def update(root: Path, chosen: Sequence[Path], jobs: int) -> int:
         nonlocal failed
         problems = _problems(run)
         if not problems:
-            write(changed[index], run, library)
+            try:
+                write(changed[index], run, library)
+            except UserError as error:
+                problems = [str(error)]
         failed += bool(problems)
         _report(changed[index], root, run, problems)
 
@@ -138,8 +144,12 @@ def update(root: Path, chosen: Sequence[Path], jobs: int) -> int:
     print(f"running {len(tasks)} of {len(chosen)} sections, {jobs} at a time")
     execute.run_all(tasks, jobs, done)
     for source in chosen:
-        if source not in changed and rewrite(source, library):
-            print(f"      prose  {source.relative_to(root)}")
+        try:
+            if source not in changed and rewrite(source, library):
+                print(f"      prose  {source.relative_to(root)}")
+        except UserError as error:
+            failed += 1
+            print(f"     FAILED  {error}", file=sys.stderr)
     return failed
 
 
@@ -262,12 +272,17 @@ def _outputs(notebook: NotebookNode) -> list[list[Any]]:
     outputs = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
+            kept: list[Any] = []
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = len(outputs) + 1
                 elif output.output_type == "error":  # an intended one: the frames name folders of this run
                     output.traceback = [f"{output.ename}: {output.evalue}"]
-            outputs.append(cell.outputs)
+                elif output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+                    kept[-1].text += output.text  # one text may arrive in several pieces
+                    continue
+                kept.append(output)
+            outputs.append(kept)
     return outputs
 
 

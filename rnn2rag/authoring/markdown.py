@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 ADMONITIONS = ("note", "tip", "warning", "important")
 _FENCE = re.compile(
-    r"^(?P<indent> *)(?P<ticks>`{3,}|:{3,}|~{3,})\s*(?:\{(?P<name>[\w:-]+)\}\s*(?P<title>.*))?(?P<info>[^{].*)?$"
+    r"^(?P<indent> *)(?P<ticks>`{3,}|:{3,}|~{3,})\s*(?:\{(?P<name>[\w:-]+)\}\s*(?P<title>.*))?(?P<info>[^{`][^`]*)?$"
 )
 _OPTION = re.compile(r"^:([\w-]+):\s*(.*)$")
 _TARGET = re.compile(r"^\((?P<label>[\w:.-]+)\)=\s*$")
-_ROLE = re.compile(r"(?P<code>(?<![`}])(?P<t>`+)(?!`).+?(?<!`)(?P=t)(?!`))|\{(?P<name>[\w:]+)\}`(?P<body>[^`]+)`", re.S)
+# A span of code, which ends in its own paragraph, or a role.
+_ROLE = re.compile(
+    r"(?P<code>(?<![`}])(?P<t>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=t)(?!`))"
+    r"|\{(?P<name>[\w:.+-]+)\}`(?P<body>[^`]+)`",
+    re.S,
+)
 _NAMED = re.compile(r"^(?P<text>.*?)\s*<(?P<target>[^<>]+)>$", re.S)
 _HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*$", re.M)
 
@@ -86,11 +91,13 @@ class Page:
             yield from self._prose(prose)
             prose = []
             end = self._end_of(fence, lines, number)
-            body = lines[number + 1 : end]
             if fence["name"] is None:
                 yield from lines[number : end + 1]
             else:
-                yield from self._directive(fence["name"], (fence["title"] or "").strip(), body)
+                indent = fence["indent"]
+                body = [line.removeprefix(indent) for line in lines[number + 1 : end]]
+                plain = self._directive(fence["name"], self._text(fence["title"]).strip(), body)
+                yield from (indent + line if line else "" for line in plain)
             number = end + 1
         yield from self._prose(prose)
 
@@ -103,7 +110,10 @@ class Page:
 
     def _prose(self, lines: list[str]) -> Iterator[str]:
         if lines:
-            yield from _ROLE.sub(self._role, "\n".join(lines)).split("\n")
+            yield from self._text("\n".join(lines)).split("\n")
+
+    def _text(self, text: str) -> str:
+        return _ROLE.sub(self._role, text)
 
     def _directive(self, name: str, title: str, body: list[str]) -> Iterator[str]:
         options, body = _options(body)
@@ -116,7 +126,7 @@ class Page:
         elif name == "run-box":
             yield f"> {self.run_box}"
         elif name == "figure":
-            yield f"![{options.get('alt', '')}]({title})"
+            yield f"![{options.get('alt', '')}]({self._path_to(self._file(title))})"
             yield from ("", *self._lines(body))
         elif name == "math":
             yield from ("$$", *body, "$$")
@@ -145,7 +155,10 @@ class Page:
         key, _, style = body.partition(":")
         if key not in self.glued:
             raise UserError(f"{self.path}: {{glue:text}} asks for {key!r}, which no cell glues")
-        return format(self.glued[key], style)
+        try:
+            return format(self.glued[key], style)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: {{glue:text}} cannot set {key!r} as {style!r} ({error})") from None
 
     def _cite(self, key: str, form: str) -> str:
         key = key.strip()
@@ -168,18 +181,28 @@ class Page:
     def _doc(self, body: str) -> str:
         named = _NAMED.match(body)
         target = named["target"] if named else body
-        base = self.library.root if target.startswith("/") else self.path.parent
-        page = (base / target.lstrip("/")).resolve()
-        page = page if page.suffix else page.with_suffix(".md")
-        if not page.exists():
-            raise UserError(f"{self.path}: a link names {target!r}, which does not exist")
+        page = self._file(target if Path(target).suffix else f"{target}.md")
         heading = _HEADING.search(page.read_text(encoding="utf8")) if page.suffix == ".md" else None
         text = named["text"] if named else heading["title"] if heading else page.name
         return f"[{text}]({self._path_to(page)})"
 
+    def _file(self, target: str) -> Path:
+        base = self.library.root if target.startswith("/") else self.path.parent
+        path = (base / target.lstrip("/")).resolve()
+        if not path.is_file():
+            raise UserError(f"{self.path}: a link names {target!r}, which does not exist")
+        return path
+
     def _path_to(self, page: Path) -> str:
-        edition = page.with_suffix(".ipynb")
-        return Path(os.path.relpath(edition if edition.exists() else page, self.path.parent)).as_posix()
+        """The path from here to a file; to its edition where the file is a text notebook."""
+        is_source = page.suffix == ".md" and is_text_notebook(page)
+        return Path(os.path.relpath(page.with_suffix(".ipynb") if is_source else page, self.path.parent)).as_posix()
+
+
+def is_text_notebook(path: Path) -> bool:
+    """Whether a Markdown file has the header of a text notebook."""
+    head, _, _ = path.read_text(encoding="utf8").partition("\n---\n")
+    return head.startswith("---\n") and re.search(r"^kernelspec:", head, re.M) is not None
 
 
 def _options(body: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -192,6 +215,7 @@ def _options(body: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _authors(entry: Entry) -> str:
     names = [" ".join(person.last_names).strip("{}") for person in entry.persons.get("author", [])]
+    names = names or [entry.fields.get("organization", entry.key)]
     return names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
 
 

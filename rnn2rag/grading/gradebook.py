@@ -83,12 +83,11 @@ def _grade(tree: Path, name: str, submission: Submission) -> Result:
     try:
         course.convert("Autograde", config)
         course.convert("GenerateFeedback", config)
+        graded = execute.read(tree / "autograded" / submission.student / name / submission.path.name)
     except UserError as error:
         result.refused = str(error)
         return result
-    for cell in worker.cell_scores(
-        execute.read(tree / "autograded" / submission.student / name / submission.path.name)
-    ):
+    for cell in worker.cell_scores(graded):
         result.messages += [rung["message"] for rung in cell.rungs if rung["message"]]
         result.notes += [f"{cell.grade_id}: {cell.note}"] if cell.note else []
         result.notes += [f"{cell.grade_id}: the test itself failed: {fault}" for fault in cell.faults]

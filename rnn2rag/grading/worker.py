@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnn2rag import checks, execute
+from rnn2rag import checks, course, execute
 from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 CELL_TIMEOUT = 120.0  # seconds
+_RUNG = {"name": str, "possible": float, "points": float, "message": str}
 
 
 @dataclass
@@ -40,21 +41,23 @@ def cell_scores(notebook: NotebookNode) -> list[CellScore]:
 def score(cell: NotebookNode) -> CellScore:
     """Return the score of one test cell from its outputs.
 
-    nbgrader's rules: an error or a line on stderr earns nothing; else the first result counts where it is a number;
-    else the cell earns everything. Here a result that is no number between 0 and the cell's points earns nothing.
+    nbgrader's rules: the first of these decides: an error or a line on stderr earns nothing, a result counts as the
+    number that it is; a cell with none of them earns everything. Here a result that is no number between 0 and the
+    cell's points earns nothing.
     """
     data = cell.metadata.nbgrader
     result = CellScore(data.grade_id, 0.0, float(data.points))
     earned = None
     for output in cell.outputs:
         if checks.SCORE_MIME in output.get("data", {}):
-            report = output.data[checks.SCORE_MIME]
-            result.rungs, result.faults = report["rungs"], report["faults"]
+            result.rungs, result.faults = _reported(output.data[checks.SCORE_MIME])
+        elif result.note or earned is not None:
+            continue
         elif output.output_type == "error":
-            result.note = result.note or f"the test cell raised {output.ename}: {output.evalue}"
+            result.note = f"the test cell raised {output.ename}: {output.evalue}"
         elif output.output_type == "stream" and output.name == "stderr":
-            result.note = result.note or f"the test cell wrote to stderr: {output.text.strip()[:200]}"
-        elif output.output_type == "execute_result" and earned is None:
+            result.note = f"the test cell wrote to stderr: {output.text.strip()[:200]}"
+        elif output.output_type == "execute_result":
             earned = output.data.get("text/plain", "")
     if result.note:
         return result
@@ -105,6 +108,17 @@ def report(scores: list[CellScore]) -> str:
     return "\n".join(lines)
 
 
+def _reported(report: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rungs and the faults that the checks of a cell reported; nothing of a report that they did not write."""
+    try:
+        rungs = [asdict(checks.Rung(**rung)) for rung in report["rungs"]]
+        is_ours = all(type(rung[key]) is kind for rung in rungs for key, kind in _RUNG.items())
+        return (rungs, [str(fault) for fault in report["faults"]]) if is_ours else ([], [])
+    except (KeyError, TypeError):
+        return [], []
+
+
 def _is_test(cell: NotebookNode) -> bool:
-    data = cell.metadata.get("nbgrader", {})
-    return cell.cell_type == "code" and bool(data.get("grade")) and not data.get("solution")
+    data = course.grader_data(cell)
+    is_complete = "grade_id" in data and isinstance(data.get("points"), (int, float))
+    return cell.cell_type == "code" and is_complete and bool(data.get("grade")) and not data.get("solution")

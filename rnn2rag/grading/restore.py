@@ -1,0 +1,25 @@
+"""The instructor's cells put back into a submission, whatever cells a student added or copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbformat import NotebookNode
+from nbgrader.preprocessors import OverwriteCells
+
+from rnn2rag import course
+
+
+class RestoreCells(OverwriteCells):
+    """nbgrader's OverwriteCells, for notebooks with cells that the problem set does not know.
+
+    nbgrader leaves such a cell (a second copy of a test, a cell of last year's set) half of its metadata, and then
+    fails on it when it adds missing cells. Here it becomes a cell like any other.
+    """
+
+    def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
+        """Restore one cell, or make it a plain one."""
+        cell, resources = super().preprocess_cell(cell, resources, cell_index)
+        if "grade_id" not in course.grader_data(cell):
+            cell.metadata.pop("nbgrader", None)
+        return cell, resources

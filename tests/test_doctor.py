@@ -1,0 +1,163 @@
+"""The doctor: what it reports, when the course counts as working, and that a probe which dies takes none with it."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from rnn2rag import doctor, execute
+from rnn2rag.doctor import Check
+
+NEEDED = {"packages", "runtime", "matmul float32", "LSTM", "attention", "models and data", "model", "data"}
+OPTIONAL = {"packages for teaching", "packages for authors", "sandbox", "browser"}
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    """`rnn2rag doctor --json`, told to use the CPU, in an empty folder, with nothing on PATH."""
+    folder = tmp_path_factory.mktemp("empty")
+    environment = {"PATH": str(folder), "HOME": str(Path.home()), "RNN2RAG_DEVICE": "cpu", "LANG": "C.UTF-8"}
+    command = [Path(sys.executable).with_name("rnn2rag"), "doctor", "--json"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def checks(examined):
+    return {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
+
+
+def test_the_json_report(examined, checks):
+    report = json.loads(examined.stdout)
+    assert set(report) == {"rnn2rag", "python", "platform", "ready", "versions", "checks"}
+    assert report["versions"]["torch"] == torch.__version__
+    assert len(checks) == len(report["checks"])
+    for check in report["checks"]:
+        assert set(check) == {"name", "status", "detail", "remedy", "seconds"}
+        assert check["status"] in ("ok", "warn", "fail") and check["detail"]
+        assert bool(check["remedy"]) == (check["status"] != "ok")
+        assert 0 <= check["seconds"] < doctor._PATIENCE
+
+
+def test_everything_that_the_course_needs_works_here(examined, checks):
+    assert NEEDED | OPTIONAL | {"Python", "notebook kernel", "matmul bfloat16", "matmul float16"} == set(checks)
+    assert examined.returncode == 0, examined.stdout
+    assert json.loads(examined.stdout)["ready"] is True
+    assert "relative error" in checks["matmul float32"]["detail"]
+
+
+def test_a_missing_browser_is_a_warning(checks):
+    if doctor.browser_program() and sys.platform == "darwin":  # found without PATH there
+        assert checks["browser"]["status"] == "ok"
+    else:
+        assert checks["browser"]["status"] == "warn"
+        assert "no Chromium" in checks["browser"]["detail"] and "install" in checks["browser"]["remedy"]
+
+
+def test_progress_is_seen_while_it_runs(examined, checks):
+    assert [line[6:32].strip() for line in examined.stderr.splitlines()] == list(checks)
+
+
+def test_only_a_failure_makes_the_course_unready():
+    fine, lacking = Check("one", "ok", "measured"), Check("two", "warn", "absent", "install it")
+    broken = Check("three", "fail", "wrong", "mend it")
+    assert doctor.ready([fine, lacking])
+    assert not doctor.ready([fine, lacking, broken])
+    text = doctor.report([fine, lacking, broken])
+    assert "- three: mend it" in text and "- two: install it" in text and text.index("mend") < text.index("install")
+    assert text.endswith("1 of 3 checks failed.")
+    assert doctor.report([fine]).endswith("can be read, run and checked here.")
+
+
+def test_one_remedy_for_two_failures_is_said_once():
+    text = doctor.advice([Check("one", "fail", "absent", "fetch"), Check("two", "fail", "absent", "fetch")])
+    assert "- one, two: fetch" in text
+
+
+def test_an_empty_cache_fails_and_says_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN2RAG_CACHE", str(tmp_path))
+    for name in ("models and data", "model", "data"):
+        check = doctor._try(name)
+        assert (check.status, check.remedy) == ("fail", "`rnn2rag fetch`")
+    assert "minilm" in doctor._try("model").detail
+
+
+def test_a_wrong_setting_is_named_by_all_that_it_breaks(monkeypatch):
+    monkeypatch.setenv("RNN2RAG_DEVICE", "tpu")
+    doctor._runtime.cache_clear()
+    for name in ("runtime", "LSTM", "model"):
+        check = doctor._try(name)
+        assert "'tpu' (from RNN2RAG_DEVICE)" in check.detail
+        assert check.remedy == "correct that setting, or unset it"
+
+
+def test_a_probe_that_ends_its_process_is_one_failure(monkeypatch):
+    monkeypatch.setattr(doctor, "PROBES", {name: doctor.PROBES[name] for name in ("model", "data", "sandbox")})
+
+    def kill_at_the_model(name, check):
+        if name == "model" and check is None:
+            for child in psutil.Process().children():
+                child.send_signal(signal.SIGILL)
+
+    python, model, *others = doctor.diagnose(kill_at_the_model)
+    assert (python.status, model.name, model.status) == ("ok", "model", "fail")
+    assert "SIGILL" in model.detail and model.remedy
+    assert [check.name for check in others] == ["data", "sandbox"]
+    assert others[0].status == "ok"
+
+
+def test_a_probe_that_does_not_answer_is_ended(monkeypatch):
+    chosen = ("matmul float32", "matmul bfloat16")
+    monkeypatch.setattr(doctor, "PROBES", {name: doctor.PROBES[name] for name in chosen})
+    monkeypatch.setattr(doctor, "_PATIENCE", 0.01)
+    _, single, half = doctor.diagnose()
+    assert (single.status, half.status) == ("fail", "warn")  # a precision that the course does not compute in here
+    assert "no answer" in single.detail and "no answer" in half.detail
+    assert not psutil.Process().children()
+
+
+def test_a_process_that_does_not_start_says_why():
+    process = doctor._Process(["no such probe"])
+    with pytest.raises(doctor.Trouble, match="KeyError: 'no such probe'"):
+        process.answer()
+    process.close()
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(4), torch.full((4,), torch.nan), torch.ones(4) * 1.01])
+def test_wrong_numbers_are_trouble(wrong):
+    right = torch.ones(4, dtype=torch.float64)
+    assert "relative error 0e+00" in doctor._error(torch.ones(4), right, "float32")
+    with pytest.raises(doctor.Trouble, match="wrong numbers"):
+        doctor._error(wrong, right, "float32")
+
+
+def test_a_sandbox_that_does_not_start_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(execute, "sandbox_program", lambda: "false")
+    check = doctor._try("sandbox")
+    assert check.status == "fail" and check.remedy
+    assert doctor.PROBES["sandbox"].optional
+
+
+def test_an_old_python_is_told_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_OLDEST_PYTHON", (99, 0))
+    assert doctor.main() == 1
+    shown = capsys.readouterr()
+    [line] = shown.err.splitlines()
+    assert not shown.out and "too old" in line and "Python 99.0 or later" in line
+
+    assert doctor.main(as_json=True) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ready"] is False
+    assert [(check["name"], check["status"]) for check in report["checks"]] == [("Python", "fail")]
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
+    real = doctor.metadata.version
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.1.0" if name == "torch" else real(name))
+    with pytest.raises(doctor.Trouble, match="torch is 2.1.0") as trouble:
+        doctor._packages()
+    assert "-m pip install 'torch>=2.9'" in trouble.value.remedy

