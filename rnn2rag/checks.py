@@ -169,7 +169,7 @@ class Problem:
             return {"error": f"{used[0]} is not allowed in this problem: write it yourself."}
         try:
             return {"ok": to_plain(value)}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             return {"error": f"This answer cannot be judged: {error}."}
 
     def _judge(
@@ -329,9 +329,9 @@ def _tensor_to_plain(value: torch.Tensor) -> dict[str, Any]:
         raise TypeError(f"expected an ordinary tensor, got one of {value.dtype}, {value.layout}, {value.device}")
     if value.numel() * value.element_size() > MAX_BYTES:
         raise ValueError(f"the answer holds a tensor of more than {MAX_BYTES >> 20} MiB")
-    dense = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    raw = bytes(dense.reshape(-1).view(torch.uint8).numpy()) if dense.numel() else b""
-    return {"tensor": base64.b64encode(raw).decode("ascii"), "dtype": dtype, "shape": list(dense.shape)}
+    flat = value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).reshape(-1)
+    raw = bytes(flat.view(torch.uint8).numpy()) if len(flat) else b""
+    return {"tensor": base64.b64encode(raw).decode("ascii"), "dtype": dtype, "shape": list(value.shape)}
 
 
 def _tensor_from_plain(tensor: str, dtype: str, shape: list[int]) -> torch.Tensor:

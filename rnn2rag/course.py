@@ -57,7 +57,9 @@ def nbgrader_config(tree: Path, **course: str) -> Config:
     try:
         import nbgrader  # noqa: F401
     except ImportError:
-        raise UserError("nbgrader is not installed: run `pip install -r requirements.txt` in the course's folder") from None
+        raise UserError(
+            "nbgrader is not installed: run `pip install -r requirements.txt` in the course's folder"
+        ) from None
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(tree)).load_config()

@@ -139,10 +139,10 @@ def offline_command() -> tuple[str, ...]:
 
 def show_usage() -> None:
     """Display what this kernel has used so far, as data: the last cell that `run` adds to a notebook."""
+    import importlib.metadata
     import platform
     import resource
 
-    import torch
     from IPython.display import display
 
     from rnn2rag import machine
@@ -151,7 +151,10 @@ def show_usage() -> None:
     usage = {
         "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in spent),
         "peak_memory": machine.peak_memory(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": importlib.metadata.version("torch").partition("+")[0],
+        },
     }
     display({USAGE_MIME: usage}, raw=True)
 

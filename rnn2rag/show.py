@@ -26,10 +26,10 @@ PALETTE = {"teal": "#389f95", "rust": "#9c5528", "blue": "#236fa3", "purple": "#
 _GLUE_PREFIX = "application/papermill.record/"  # hides the value itself; the mark is read by myst_nb and papermill
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
-_PIXELS_PER_POINT = 4 / 3
+_PIXELS_PER_POINT = 1.5  # text of 10 points has 15 pixels, and 9 where a phone shrinks the default width to its own
 
 
-def axes(rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 3.2) -> tuple[Figure, Any]:
+def axes(rows: int = 1, columns: int = 1, width: float = 5.4, height: float = 3.0) -> tuple[Figure, Any]:
     """Return a new matplotlib figure and its axes (an array of them where there are several) in the house style.
 
     rows, columns: the grid of axes. width, height: the size of the whole figure in inches.

@@ -28,7 +28,9 @@ def build(root: Path) -> Path:
     with the warnings when the build warns of anything.
     """
     if importlib.util.find_spec("jupyter_book") is None:
-        raise UserError("the book's tools are not installed: run `pip install -r requirements.txt` in the course's folder")
+        raise UserError(
+            "the book's tools are not installed: run `pip install -r requirements.txt` in the course's folder"
+        )
     sources, library = editions.sources(root), Library.of(root)
     for source in sources:
         editions.check(source, library)

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +24,7 @@ from rnn2rag import checks
 from rnn2rag.authoring import editions
 from rnn2rag.errors import UserError
 
-FEW, MANY = 5, 10  # seeds: few where one costs more than SLOW seconds
-SLOW = 10.0
+SEEDS = 10
 
 
 def with_claims(root: Path) -> list[Path]:
@@ -40,19 +40,13 @@ def sweep(root: Path, source: Path) -> bool:
     """
     path, stored, claims = _open(root, source)
     seeds = stored["seeds"]
-    wanted = MANY if not seeds or stored["seconds"] / len(seeds) < SLOW else FEW
-    for seed, values, seconds in _measured(source, [n for n in range(MANY) if str(n) not in seeds]):
+    lacking = [seed for seed in range(SEEDS) if str(seed) not in seeds]
+    for seed, values, seconds in _measured(source, lacking, claims):
         seeds[str(seed)] = values
         stored["seconds"] = round(stored["seconds"] + seconds, 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf8")
-        print(
-            f"{seconds:7.1f} s  {path.stem}, seed {seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()),
-            flush=True,
-        )
-        wanted = MANY if stored["seconds"] / len(seeds) < SLOW else FEW
-        if len(seeds) >= wanted:
-            break
+        _save(path, stored)
+        measured = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+        print(f"{seconds:7.1f} s  {path.stem}, seed {seed}: {measured}", flush=True)
     certain = True
     for key, claim in claims.items():
         values = [run[key] for run in seeds.values()]
@@ -66,12 +60,12 @@ def sweep(root: Path, source: Path) -> bool:
 def check(root: Path, source: Path) -> None:
     """Raise UserError unless the sweep is of today's recipe and one of its seeds, run again, lies in the band."""
     path, stored, claims = _open(root, source)
-    if len(stored["seeds"]) < FEW:
+    if len(stored["seeds"]) < SEEDS:
         raise UserError(
             f"{path.relative_to(root)}: the sweep is missing or of another recipe; run `rnn2rag claims {source}`"
         )
     seed = int(hashlib.sha256(stored["recipe"].encode()).hexdigest(), 16) % len(stored["seeds"])
-    for _, measured, seconds in _measured(source, [seed]):
+    for _, measured, seconds in _measured(source, [seed], claims):
         for key, claim in claims.items():
             low, high = claim.band([run[key] for run in stored["seeds"].values()])
             if not low <= measured[key] <= high:
@@ -96,21 +90,48 @@ def _recipe(source: Path) -> str:
 
 
 def _built_parts(recipe: str) -> list[str]:
-    """The source of every definition that a recipe imports from rnn2rag.built, and of those that these use in turn."""
-    parts = []
-    for node in ast.walk(ast.parse(recipe)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rnn2rag.built."):
-            module = Path(__file__).parents[1] / "built" / f"{node.module.rpartition('.')[2]}.py"
-            tree = ast.parse(module.read_text(encoding="utf8"))
-            defined = {d.name: d for d in tree.body if isinstance(d, (ast.FunctionDef, ast.ClassDef))}
-            todo, seen = [alias.name for alias in node.names], set()
-            while todo:
-                name = todo.pop()
-                if name in defined and name not in seen:
-                    seen.add(name)
-                    todo += [n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name)]
-            parts += [ast.unparse(defined[name]) for name in sorted(seen)]
-    return parts
+    """The source of every definition that a recipe uses from rnn2rag.built, and of those that these use in turn."""
+    parts: dict[tuple[str, str], str] = {}
+    todo = [(module, name) for _, module, name in _imported(ast.parse(recipe))]
+    while todo:
+        module, name = todo.pop()
+        path = Path(__file__).parents[1] / "built" / f"{module}.py"
+        if (module, name) in parts or not path.exists():
+            continue
+        tree = ast.parse(path.read_text(encoding="utf8"))
+        defined = {bound: node for node in tree.body for bound in _bound(node)}
+        if name == "*":  # the module as a whole
+            todo += [(module, bound) for bound in defined]
+        elif name in defined:
+            parts[module, name] = ast.unparse(defined[name])
+            used = {node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)}
+            todo += [(module, bound) for bound in used]
+            todo += [(other, original) for bound, other, original in _imported(tree) if bound in used]
+    return [parts[key] for key in sorted(parts)]
+
+
+def _imported(tree: ast.Module) -> list[tuple[str, str, str]]:
+    """What a program imports from rnn2rag.built: the name it gives to it, the module, the name there (* for all)."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "rnn2rag.built":
+            found += [(alias.asname or alias.name, alias.name, "*") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rnn2rag.built."):
+            module = node.module.rpartition(".")[2]
+            found += [(alias.asname or alias.name, module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias for alias in node.names if alias.name.startswith("rnn2rag.built.")]
+            found += [(alias.asname or "rnn2rag", alias.name.rpartition(".")[2], "*") for alias in names]
+    return found
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    """The names that a statement of a module defines."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return [name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+    return []
 
 
 def _open(root: Path, source: Path) -> tuple[Path, dict[str, Any], dict[str, checks.Claim]]:
@@ -126,10 +147,25 @@ def _open(root: Path, source: Path) -> tuple[Path, dict[str, Any], dict[str, che
     return path, new, claims
 
 
-def _measured(source: Path, seeds: Sequence[int]) -> Iterator[tuple[int, dict[str, float], float]]:
+def _save(path: Path, stored: dict[str, Any]) -> None:
+    """Store a sweep at once: whoever is interrupted leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf8")
+    new.replace(path)
+
+
+def _measured(
+    source: Path, seeds: Sequence[int], claims: dict[str, checks.Claim]
+) -> Iterator[tuple[int, dict[str, float], float]]:
+    if not seeds:
+        return
     results = _program(source, seeds)
     next(results)
     for seed, result in zip(seeds, results, strict=False):
+        lacking = [key for key in claims if key not in result["values"]]
+        if lacking:
+            raise UserError(f"{source}: measure({seed}) returns no value for the claim {lacking[0]!r}")
         yield seed, result["values"], result["seconds"]
 
 
@@ -138,17 +174,21 @@ def _program(source: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
     request = json.dumps({"recipe": _recipe(source), "seeds": list(seeds)})
     command = [sys.executable, "-m", "rnn2rag.authoring.claims"]
     environment = {**os.environ, **editions.ONE_THREAD}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf8") as errors,  # a pipe that no one reads would stop the recipe
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process,
+    ):
         try:
             process.stdin.write(request)
             process.stdin.close()
             for line in process.stdout:
                 yield json.loads(line)
-            errors = process.stderr.read()
             if process.wait():
-                raise UserError(f"{source}: the recipe failed: {(errors.strip().splitlines() or ['no message'])[-1]}")
+                errors.seek(0)
+                reason = (errors.read().strip().splitlines() or ["no message"])[-1]
+                raise UserError(f"{source}: the recipe failed: {reason}")
         finally:
             process.kill()
 

@@ -15,13 +15,12 @@ from rnn2rag.errors import UserError
 
 def write(root: Path) -> list[Path]:
     """Write each set's notebook and release that changed; remove a release whose set is gone. Returns what changed."""
-    changed = []
-    for path, data in _wanted(root).items():
-        if not path.exists() or path.read_bytes() != data:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            changed.append(path)
-    for path in _left_over(root):
+    wanted = _wanted(root)
+    changed = _stale(wanted)
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wanted[path])
+    for path in _left_over(root, wanted):
         path.unlink()
         changed.append(path)
     return changed
@@ -29,10 +28,10 @@ def write(root: Path) -> list[Path]:
 
 def check(root: Path) -> None:
     """Raise UserError unless every set's notebook and release are byte for byte what the sources make."""
-    for path, data in _wanted(root).items():
-        if not path.exists() or path.read_bytes() != data:
-            raise UserError(f"{path.relative_to(root)}: does not match its source; run `make exercises`")
-    for path in _left_over(root):
+    wanted = _wanted(root)
+    for path in _stale(wanted):
+        raise UserError(f"{path.relative_to(root)}: does not match its source; run `make exercises`")
+    for path in _left_over(root, wanted):
         raise UserError(f"{path.relative_to(root)}: has no source under solutions/; remove it")
 
 
@@ -65,8 +64,11 @@ def _refuse_leaks(name: str, data: bytes) -> None:
             raise UserError(f"{name}: the release still holds {mark!r}; close the mark in the source")
 
 
-def _left_over(root: Path) -> list[Path]:
-    """Generated notebooks whose source is gone, and whatever else stands in exercises/."""
-    sources = {source.with_suffix("").relative_to(root / "solutions") for source in (root / "solutions").glob("*/*.md")}
+def _stale(wanted: dict[Path, bytes]) -> list[Path]:
+    return [path for path, data in wanted.items() if not path.exists() or path.read_bytes() != data]
+
+
+def _left_over(root: Path, wanted: dict[Path, bytes]) -> list[Path]:
+    """Generated notebooks whose source is gone, and whatever other files stand in exercises/."""
     found = [*(root / "solutions").glob("*/*.ipynb"), *(root / "exercises").glob("*/*")]
-    return [path for path in sorted(found) if path.relative_to(path.parents[1]).with_suffix("") not in sources]
+    return [path for path in sorted(found) if path.is_file() and path not in wanted]

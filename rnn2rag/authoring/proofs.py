@@ -144,6 +144,8 @@ def _answers(folder: Path, reference: NotebookNode, released: NotebookNode) -> l
                 raise UserError(f"{folder}/misconceptions.py: {problem} has {count} {kind} answers; plant {least}")
         if _forbids(reference, problem) and not any(answer.kind == "forbidden" for answer in mine):
             raise UserError(f"{folder}/misconceptions.py: {problem} forbids something; plant an answer that uses it")
+        if problem not in blanks:
+            raise UserError(f"exercises/{folder.name}: does not have {problem} yet; run `make exercises`")
         solution = problems[problem].source
         answers.append(Planted(problem, "reference", "reference", _unmarked(solution)))
         answers.append(Planted(problem, "blank release", "blank", blanks[problem].source))
@@ -187,8 +189,11 @@ def _forbids(notebook: NotebookNode, problem: str) -> bool:
 
 
 def _defined(source: str) -> str:
-    """The name that a solution cell defines."""
-    return next(n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)))
+    """The name of the first function or class that a solution cell defines. Raises UserError where there is none."""
+    names = [n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    if not names:
+        raise UserError(f"a solution cell defines no function or class to be proved: {source.splitlines()[0]!r}")
+    return names[0]
 
 
 def _unmarked(source: str) -> str:
@@ -233,6 +238,8 @@ def _judge(answer: Planted, run: execute.Run, reference: NotebookNode) -> Proof:
     deserved = {"reference": possible, "right": possible, "blank": 0.0, "forbidden": answer.points}
     if answer.kind in deserved and {proof.least, proof.most} != {deserved[answer.kind]}:
         proof.amiss.append(f"earns {proof.least:g} to {proof.most:g} points, deserves {deserved[answer.kind]:g}")
+    if answer.kind == "forbidden" and not any("is not allowed" in message for message in proof.messages):
+        proof.amiss.append(f"is not caught using what is forbidden; the messages are {proof.messages}")
     if answer.kind == "wrong" and proof.most >= possible:
         proof.amiss.append("earns full marks on a seed")
     if answer.kind == "wrong" and not any(answer.says in message for message in proof.messages):

@@ -1,0 +1,130 @@
+"""What several tests share: small course trees, notebooks, and the command line run as users run it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+ROOT = Path(__file__).parents[1]
+SET = "01-recurrent-networks"
+
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+    format_version: 0.13
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+"""
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """Every test starts without a release key, and leaves the environment as it was (nbgrader's configuration sets it)."""
+    before = dict(os.environ)
+    os.environ.pop("RNN2RAG_RELEASE_KEY", None)
+    os.environ.update({"OMP_NUM_THREADS": "1", "RNN2RAG_THREADS": "1"})
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A course of one chapter, empty but for its folders; see `write_section` and `copy_set`."""
+    return make_tree(tmp_path / "course")
+
+
+def make_tree(folder):
+    """Make a course's tree with the real configuration and bibliography, and no chapter yet."""
+    for name in ("_toc.yml", "nbgrader_config.py", "assets/references.bib"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "chapters" / SET).mkdir(parents=True)
+    return folder
+
+
+def copy_package(folder):
+    """Put the package and what its wheel needs into a tree; nothing is built from chapters there."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "rnn2rag", folder / "rnn2rag", ignore=ignore, dirs_exist_ok=True)
+    for path in (folder / "rnn2rag" / "built").glob("[!_]*.py"):
+        path.unlink()
+    (folder / "assets" / "claims").mkdir(parents=True, exist_ok=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+def copy_set(folder):
+    """Put the real problem set into a tree: its source, planted answers, notebook and release."""
+    for part in ("solutions", "exercises"):
+        shutil.copytree(ROOT / part / SET, folder / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+
+
+def section(*parts):
+    """A text notebook: a part that starts with a colon (its options) or is code after "%%" is a code cell, else prose."""
+    text = HEADER
+    for part in parts:
+        text += (
+            f"```{{code-cell}} ipython3\n{part.removeprefix('%%')}\n```\n\n" if part.startswith("%%") else f"{part}\n\n"
+        )
+    return text
+
+
+def write_section(tree, name, *parts, chapter=SET):
+    """Write chapters/CHAPTER/NAME.md and return its path."""
+    path = tree / "chapters" / chapter / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(section(*parts), encoding="utf8")
+    return path
+
+
+def notebook(*cells):
+    """A notebook of code cells."""
+    return new_notebook(cells=[new_code_cell(cell) for cell in cells])
+
+
+def graded_cell(nb, grade_id):
+    """The cell of a notebook (as plain data) with a grade id."""
+    return next(cell for cell in nb["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == grade_id)
+
+
+def load(path):
+    return json.loads(path.read_text(encoding="utf8"))
+
+
+def rnn2rag(folder, *arguments, package=False, **options):
+    """Run the command in a folder and return the ended process; package: with the tree's own copy of the package."""
+    command = [sys.executable, "-c", "from rnn2rag.cli import main; raise SystemExit(main())", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, env=surroundings(folder, package), capture_output=True, text=True, **options
+    )
+
+
+def start_rnn2rag(folder, *arguments, package=False):
+    """Start the command in a folder, to be interrupted."""
+    command = [sys.executable, "-c", "from rnn2rag.cli import main; raise SystemExit(main())", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=surroundings(folder, package), stdout=pipe, stderr=pipe, text=True)
+
+
+def surroundings(folder, package):
+    return {**os.environ, **({"PYTHONPATH": str(folder)} if package else {})}
+
+
+def one_line(process):
+    """The one line on stderr with which a command refused its input."""
+    assert process.returncode == 2, process.stderr
+    lines = process.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("rnn2rag: ") and "Traceback" not in lines[0], process.stderr
+    return lines[0]
