@@ -144,6 +144,7 @@ def _claims(options: argparse.Namespace) -> int:
     tree = course.root()
     chosen = _chosen(claims.with_claims(tree), options.paths)
     if options.check:
+        built.check(tree)
         for source in chosen:
             claims.check(tree, source)
         return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,6 +101,9 @@ def _resume(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, source: Iterator[Any]
 ) -> list[float]:
     """Bring model, optimizer, batches and random numbers to where a checkpoint left them; return its losses."""
+    import pickle
+    import zipfile
+
     import torch
 
     try:

@@ -30,7 +30,7 @@ kernelspec:
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Every test starts without a release key, and leaves the environment as it was (nbgrader's configuration sets it)."""
+    """Every test starts without a release key, and what it sets (as nbgrader's configuration does) ends with it."""
     before = dict(os.environ)
     os.environ.pop("RNN2RAG_RELEASE_KEY", None)
     os.environ.update({"OMP_NUM_THREADS": "1", "RNN2RAG_THREADS": "1"})
@@ -72,12 +72,11 @@ def copy_set(folder):
 
 
 def section(*parts):
-    """A text notebook: a part that starts with a colon (its options) or is code after "%%" is a code cell, else prose."""
+    """A text notebook: a part that starts with %% is a code cell (its options may come first), any other is prose."""
     text = HEADER
     for part in parts:
-        text += (
-            f"```{{code-cell}} ipython3\n{part.removeprefix('%%')}\n```\n\n" if part.startswith("%%") else f"{part}\n\n"
-        )
+        is_code = part.startswith("%%")
+        text += f"```{{code-cell}} ipython3\n{part[2:].lstrip()}\n```\n\n" if is_code else f"{part}\n\n"
     return text
 
 
@@ -103,28 +102,27 @@ def load(path):
     return json.loads(path.read_text(encoding="utf8"))
 
 
-def rnn2rag(folder, *arguments, package=False, **options):
-    """Run the command in a folder and return the ended process; package: with the tree's own copy of the package."""
-    command = [sys.executable, "-c", "from rnn2rag.cli import main; raise SystemExit(main())", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, env=surroundings(folder, package), capture_output=True, text=True, **options
-    )
-
-
 def start_rnn2rag(folder, *arguments, package=False):
-    """Start the command in a folder, to be interrupted."""
+    """Start the command in a folder; package: with the tree's own copy of the package."""
     command = [sys.executable, "-c", "from rnn2rag.cli import main; raise SystemExit(main())", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=surroundings(folder, package), stdout=pipe, stderr=pipe, text=True)
+
+
+def rnn2rag(folder, *arguments, package=False):
+    """Run the command in a folder, and return its exit status, stdout and stderr."""
+    process = start_rnn2rag(folder, *arguments, package=package)
+    stdout, stderr = process.communicate()
+    return process.returncode, stdout, stderr
 
 
 def surroundings(folder, package):
     return {**os.environ, **({"PYTHONPATH": str(folder)} if package else {})}
 
 
-def one_line(process):
+def one_line(status, stdout, stderr):
     """The one line on stderr with which a command refused its input."""
-    assert process.returncode == 2, process.stderr
-    lines = process.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("rnn2rag: ") and "Traceback" not in lines[0], process.stderr
+    assert (status, stdout) == (2, ""), stderr
+    lines = stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("rnn2rag: ") and "Traceback" not in lines[0], stderr
     return lines[0]

@@ -123,18 +123,16 @@ def test_the_built_book_holds_no_solution_and_no_hidden_test(site):
 
 
 def _secrets():
-    """Lines that stand in solutions, hidden tests and planted answers only, and the marks around them."""
-    secrets, public = set(), set()
+    """Lines that stand in solutions, hidden tests and planted answers and nowhere else, and the marks around them."""
+    secrets, public = set(), [path.read_text(encoding="utf8") for path in (ROOT / "chapters").rglob("*.md")]
     for source in (ROOT / "solutions").glob("*/*.md"):
         text = source.read_text(encoding="utf8")
         secrets |= {line.strip() for match in MARKED.finditer(text) for line in match[2].splitlines()}
-        public |= {line.strip() for line in MARKED.sub("", text).splitlines()}
+        public.append(MARKED.sub("", text))
     for source in (ROOT / "solutions").glob("*/*.py"):
         secrets |= {line.strip() for line in source.read_text(encoding="utf8").splitlines()}
-    for source in (ROOT / "chapters").rglob("*.md"):
-        public |= {line.strip() for line in source.read_text(encoding="utf8").splitlines()}
     marks = {f"### {edge} {what}" for edge in ("BEGIN", "END") for what in ("SOLUTION", "HIDDEN TESTS")}
-    return {line for line in secrets - public if len(line) > 30} | marks
+    return {line for line in secrets if len(line) > 30 and not any(line in text for text in public)} | marks
 
 
 def _text(path):

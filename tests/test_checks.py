@@ -475,7 +475,7 @@ problem = checks.Problem("p")
 probe = problem.probe(lambda: 2)
 problem.verdict(probe, 3)(lambda value: checks.equal(value, 2))
 assert problem.score() == 3
-claims = checks.Claims("tiny", {"a": checks.Claim("a is above 0", above=0.0), "b": checks.Claim("b is above 0", above=0.0)})
+claims = checks.Claims("tiny", {key: checks.Claim(f"{key} is above 0", above=0.0) for key in "ab"})
 claims.hold({"a": 1.1, "b": 0.2})
 try:
     claims.hold({"a": 9.0, "b": 0.2})

@@ -31,12 +31,20 @@ def build(root: Path) -> Path:
         raise UserError(
             "the book's tools are not installed: run `pip install -r requirements.txt` in the course's folder"
         )
+    from filelock import FileLock
+
     sources, library = editions.sources(root), Library.of(root)
     for source in sources:
         editions.check(source, library)
     output = root / "_build"
-    fill_cache(sources, output / ".jupyter_cache")
+    output.mkdir(exist_ok=True)
+    with FileLock(output / "book.lock"):  # another build of this tree ends first
+        fill_cache(sources, output / ".jupyter_cache")
+        _run_jupyter_book(root, output)
+    return output / "html" / "index.html"
 
+
+def _run_jupyter_book(root: Path, output: Path) -> None:
     entry = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", entry, "build", ".", "-W", "--keep-going"]
     run = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf8")
@@ -48,7 +56,6 @@ def build(root: Path) -> Path:
         lines = log.strip().splitlines()
         found = [line.replace(f"{root}/", "") for line in lines if _WARNING.search(line)] or lines[-5:]
         raise UserError("\n  ".join([f"the book did not build ({output / 'book.log'} has everything)", *found]))
-    return output / "html" / "index.html"
 
 
 def fill_cache(sources: list[Path], folder: Path) -> None:

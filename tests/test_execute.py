@@ -1,0 +1,277 @@
+"""Notebooks in real kernels: what comes back, what went wrong, what is cut off, and that no kernel stays behind."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+from conftest import notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from rnn2rag import execute
+from rnn2rag.errors import UserError
+
+REACH = """
+import socket
+from pathlib import Path
+try:
+    socket.create_connection(("127.0.0.1", int(Path("{port}").read_text())), timeout=2)
+    print("reached")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def with_old_outputs():
+    """A notebook that was saved with outputs, the first of its cells an intended error."""
+    nb = notebook("1 / 0", "print('slow')\nimport time\ntime.sleep(60)", "print('never')")
+    nb.cells[0].metadata["tags"] = ["raises-exception"]
+    for count, cell in enumerate(nb.cells, start=1):
+        cell.execution_count, cell.outputs = count, [new_output("stream", name="stderr", text="of old")]
+    return nb
+
+
+def tagged():
+    nb = notebook("{}['nothing']", "'went on'")
+    nb.cells[0].metadata["tags"] = ["raises-exception"]
+    return nb
+
+
+JULIA = {"name": "julia", "display_name": "Julia"}
+USES = "import time\nblock = bytearray(150_000_000)\nblock[::4096] = b'1' * len(block[::4096])\n" + (
+    "start = time.process_time()\nwhile time.process_time() - start < 1: pass"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every kind of notebook, run side by side; the runs by name."""
+    import socket
+
+    folder = tmp_path_factory.mktemp("beside")
+    (folder / "beside.txt").write_text("here", encoding="utf8")
+    server = socket.create_server(("127.0.0.1", 0))
+    (folder / "port").write_text(str(server.getsockname()[1]), encoding="utf8")
+    reach = REACH.format(port=folder / "port")
+    tasks = {
+        "error": execute.Task(notebook("print('first')", "x = 1\nx / 0", "print('never')")),
+        "goes on": execute.Task(notebook("1 / 0", "'after'"), allow_errors=True),
+        "intended": execute.Task(tagged()),
+        "slow": execute.Task(with_old_outputs(), cell_timeout=2),
+        "dead": execute.Task(notebook("print('alive')", "import os\nos._exit(3)"), allow_errors=True),
+        "noise": execute.Task(notebook("import sys, warnings\nwarnings.warn('loud')", "print('x', file=sys.stderr)")),
+        "shadows": execute.Task(notebook("sum = print = len = json = 0\n7"), allow_errors=True),
+        "folder": execute.Task(notebook("print(open('beside.txt').read())"), folder=folder),
+        "empty": execute.Task(notebook("import os\nprint(os.listdir())\nopen('mine', 'w').close()")),
+        "environment": execute.Task(notebook("import os, sys\nprint(os.getenv('A'), sys.prefix)"), None, {"A": "7"}),
+        "online": execute.Task(notebook(reach)),
+        "offline": execute.Task(notebook(reach, "import os\nprint(os.environ['HF_HUB_OFFLINE'])"), network=False),
+        "uses": execute.Task(notebook(USES)),
+        "wrong kernel": execute.Task(new_notebook(cells=[new_code_cell("6 * 7")], metadata={"kernelspec": JULIA})),
+        "nothing": execute.Task(new_notebook()),
+    }
+    given = copy.deepcopy(list(tasks.values()))
+    seen = []
+    results = execute.run_all(list(tasks.values()), jobs=3, done=lambda index, run: seen.append((index, run)))
+    server.close()
+    assert list(tasks.values()) == given, "the notebooks that were given have changed"
+    assert [run for _, run in sorted(seen, key=lambda pair: pair[0])] == results
+    return dict(zip(tasks, results, strict=True))
+
+
+def printed(run, cell=0):
+    return "".join(output.text for output in run.notebook.cells[cell].outputs if output.output_type == "stream")
+
+
+def test_an_error_ends_the_run_and_names_its_cell(runs):
+    run = runs["error"]
+    assert run.error == "ZeroDivisionError: division by zero\nin the cell\n    x = 1\n    x / 0"
+    assert printed(run) == "first\n" and run.notebook.cells[2].outputs == []
+    assert (run.cpu_seconds, run.peak_memory, run.versions) == (0.0, 0, {})
+
+
+@pytest.mark.parametrize("name", ["goes on", "intended"])
+def test_an_error_that_is_allowed(runs, name):
+    run = runs[name]
+    assert run.error is None and run.cpu_seconds > 0
+    assert run.notebook.cells[0].outputs[0].output_type == "error"
+    assert run.notebook.cells[1].outputs[0].data["text/plain"] in ("'after'", "'went on'")
+
+
+def test_a_timeout_names_the_cell_that_ran_whatever_the_file_held(runs):
+    run = runs["slow"]
+    assert run.error.startswith("a cell took longer than 2 s\nin the cell\n    print('slow')")
+    assert run.noise == [] and run.notebook.cells[2].outputs == [] and run.wall_seconds < 20
+
+
+def test_a_kernel_that_dies(runs):
+    assert runs["dead"].error == "the kernel died\nin the cell\n    import os\n    os._exit(3)"
+    assert printed(runs["dead"]) == "alive\n"
+
+
+def test_noise(runs):
+    first, second = runs["noise"].noise
+    assert "UserWarning: loud" in first and second == "x\n" and runs["noise"].error is None
+    assert runs["error"].noise == []
+
+
+def test_a_notebook_may_name_its_variables_as_it_likes(runs):
+    assert runs["shadows"].error is None and runs["shadows"].cpu_seconds > 0
+
+
+def test_folders_and_environment(runs):
+    assert printed(runs["folder"]) == "here\n"
+    assert printed(runs["empty"]) == "[]\n"
+    assert printed(runs["environment"]) == f"7 {sys.prefix}\n"
+
+
+def test_the_network_is_really_cut(runs):
+    assert printed(runs["online"]) == "reached\n"
+    assert printed(runs["offline"]) != "reached\n" and runs["offline"].error is None
+    assert printed(runs["offline"], 1) == "1\n"
+
+
+def test_usage_is_sane(runs):
+    run, small = runs["uses"], runs["empty"]
+    assert 1 < run.cpu_seconds < 4 and run.cpu_seconds <= run.wall_seconds + 1
+    assert 150e6 < run.peak_memory < 400e6 and small.peak_memory < run.peak_memory - 100e6
+    assert run.versions["python"] == ".".join(map(str, sys.version_info[:3])) and run.versions["torch"][0].isdigit()
+
+
+def test_the_added_cell_is_gone(runs):
+    assert [len(runs[name].notebook.cells) for name in ("nothing", "uses", "error")] == [0, 1, 3]
+
+
+def test_the_interpreter_is_this_one_whatever_the_notebook_says(runs):
+    assert runs["wrong kernel"].notebook.cells[0].outputs[0].data["text/plain"] == "42"
+
+
+def kernels_of(mark):
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if mark in line]
+
+
+def test_no_kernel_stays_behind(runs):
+    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True).stdout
+    assert "ipykernel" not in children
+
+
+INTERRUPTED = """
+import sys
+from nbformat.v4 import new_code_cell, new_notebook
+from rnn2rag import execute
+cell = new_code_cell("import time\\nopen(%r, 'a').write('x')\\ntime.sleep(60)" % sys.argv[1])
+tasks = [execute.Task(new_notebook(cells=[cell]), network=bool(n % 2)) for n in range(3)]
+try:
+    execute.run_all(tasks, jobs=2, done=lambda index, run: print("done", index, run.error))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_every_kernel(tmp_path):
+    started = tmp_path / "started"
+    os.environ["TMPDIR"] = str(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, started], stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: started.exists() and started.read_text(encoding="utf8") == "xx")
+    assert len([line for line in kernels_of(str(tmp_path)) if "ipykernel_launcher" in line]) >= 2
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+    assert said == "interrupted\n"
+    assert kernels_of(str(tmp_path)) == [] and list(tmp_path.glob("rnn2rag-*")) == []
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+# Reading
+
+
+CELL = {"id": "a", "cell_type": "code", "source": ["x = 1\n", "x"], "metadata": {}, "outputs": [], "execution_count": 1}
+GOOD = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [CELL]}
+
+
+def read(tmp_path, content):
+    path = tmp_path / "given.ipynb"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return execute.read(path)
+
+
+def changed(**fields):
+    return {**GOOD, **fields}
+
+
+def with_cell(**fields):
+    return changed(cells=[{**CELL, **fields}])
+
+
+def test_a_good_notebook_is_read(tmp_path):
+    assert read(tmp_path, GOOD).cells[0].source == "x = 1\nx"
+    assert read(tmp_path, changed(nbformat_minor=99)).nbformat_minor == 99
+    assert read(tmp_path, changed(metadata={"kernelspec": JULIA, "mine": [1]})).metadata.mine == [1]
+
+
+def test_ids_that_lack_or_repeat_are_mended_in_silence(tmp_path):
+    without = {key: value for key, value in CELL.items() if key != "id"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for cells in ([without, without], [CELL, CELL]):
+            ids = [cell.get("id") for cell in read(tmp_path, changed(cells=cells)).cells]
+            assert len(set(ids)) == 2 and None not in ids
+
+
+BAD = {
+    "empty": b"",
+    "text": b"this is not JSON",
+    "half a file": json.dumps(GOOD).encode()[:-20],
+    "latin-1": b'{"caf\xe9": 1}',
+    "nul": b"\0",
+    "deep": b"[" * 100_000,
+    "a number without end": b'{"nbformat": 4, "x": ' + b"1" * 5000 + b"}",
+    "a list": [],
+    "format 3": {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": []},
+    "format as text": changed(nbformat="4"),
+    "minor as text": changed(nbformat_minor="5"),
+    "minor as list": changed(nbformat_minor=[5]),
+    "no minor": {key: value for key, value in GOOD.items() if key != "nbformat_minor"},
+    "no cells": {key: value for key, value in GOOD.items() if key != "cells"},
+    "no metadata": {key: value for key, value in GOOD.items() if key != "metadata"},
+    "metadata as text": changed(metadata="x"),
+    "cells as text": changed(cells="abc"),
+    "cells as number": changed(cells=3),
+    "a cell as text": changed(cells=["abc"]),
+    "no cell type": with_cell(cell_type=None),
+    "another cell type": with_cell(cell_type="video"),
+    "source as number": with_cell(source=3),
+    "source of numbers": with_cell(source=[3]),
+    "outputs as text": with_cell(outputs="x"),
+    "output as number": with_cell(outputs=[3]),
+    "output without type": with_cell(outputs=[{}]),
+    "tags as text": with_cell(metadata={"tags": "export"}),
+    "id with spaces": with_cell(id="a b"),
+    "half an emoji": with_cell(source="\ud83d"),
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
+def test_a_bad_notebook_is_one_line(tmp_path, content):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/given.ipynb: ") and "\n" not in said and len(said) < 500
+
+
+def test_no_file_and_no_right_to_it(tmp_path):
+    with pytest.raises(UserError, match="nothing.ipynb: there is no such file"):
+        execute.read(tmp_path / "nothing.ipynb")
+    with pytest.raises(UserError, match="cannot be read"):
+        execute.read(tmp_path)
