@@ -3,12 +3,12 @@
 import contextlib
 import functools
 import http.server
-import shutil
 import threading
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from rnn2rag import doctor
+
 # Without a sandbox of its own (tests also run as root), and without its calls home.
 ARGUMENTS = (
     "--no-sandbox",
@@ -26,10 +26,9 @@ def chromium():
     """Yield a headless Chromium: the system's, else the one that playwright has installed."""
     from playwright.sync_api import Error, sync_playwright
 
-    path = next(filter(None, map(shutil.which, NAMES)), None)
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+            browser = playwright.chromium.launch(executable_path=doctor.browser_program(), args=list(ARGUMENTS))
         except Error as error:
             reason = str(error).strip().splitlines()[0]
             pytest.fail(
