@@ -353,8 +353,12 @@ def _size(path: Path) -> int | None:
 
 
 def _largest(folder: Path) -> int:
-    """Return the size of the largest file below a folder in bytes: of a download, how much has come."""
-    return max((_size(path) or 0 for path in folder.rglob("*") if path.is_file()), default=0)
+    """Return the size of the largest file below a folder in bytes: of a download, how much has come.
+
+    Files and folders may vanish meanwhile (pip moves them); os.walk and `_size` pass over what is gone.
+    """
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return max((_size(file) or 0 for file in files), default=0)
 
 
 def _sha256(path: Path) -> str:

