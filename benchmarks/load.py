@@ -1,7 +1,7 @@
-"""How long SmolLM2 takes to load: transformers reading the 4-bit file it comes in, against the course's converted cache.
+"""How long SmolLM2 takes to load: transformers reading the 4-bit file it comes in, against the course's own cache.
 
-Each load runs in a process of its own, the two in turn, so that neither finds the other's memory. Prints the medians and
-their ratio.
+Each load runs in a process of its own, the two in turn, so that neither finds the other's memory. Prints each round and
+the ratio of the medians.
 """
 
 import argparse
