@@ -110,7 +110,7 @@ def _grade(options: argparse.Namespace) -> int:
 
     tree = course.root()
     submissions = intake.collect(tree, options.set, options.submitted)
-    with tqdm(total=len(submissions), unit=" submissions", desc=options.set, disable=options.json) as progress:
+    with tqdm(total=len(submissions), unit=" submissions", desc=options.set, disable=options.json or None) as progress:
         results = gradebook.grade(tree, options.set, submissions, lambda result: progress.update())
     if options.json:
         print(gradebook.as_json(results))
@@ -172,7 +172,7 @@ def _prove(options: argparse.Namespace) -> int:
     tree = course.root()
     proved = []
     for name in options.sets or course.set_names(tree):
-        with tqdm(unit=" answers", desc=name, disable=options.json) as progress:
+        with tqdm(unit=" answers", desc=name, disable=options.json or None) as progress:
             proved += proofs.prove(tree, name, options.jobs, lambda proof, progress=progress: progress.update())
     if options.json:
         print(proofs.as_json(proved))

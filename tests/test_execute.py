@@ -151,14 +151,18 @@ def test_the_interpreter_is_this_one_whatever_the_notebook_says(runs):
     assert runs["wrong kernel"].notebook.cells[0].outputs[0].data["text/plain"] == "42"
 
 
+def processes():
+    """The parent and the command of every process."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "ppid=,args="], capture_output=True, text=True, check=True).stdout
+    return [(int(line.split()[0]), line) for line in listed.splitlines()]
+
+
 def kernels_of(mark):
-    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if mark in line]
+    return [line for _, line in processes() if mark in line and "ipykernel_launcher" in line]
 
 
 def test_no_kernel_stays_behind(runs):
-    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True).stdout
-    assert "ipykernel" not in children
+    assert not [line for parent, line in processes() if parent == os.getpid() and "ipykernel" in line]
 
 
 INTERRUPTED = """
@@ -179,7 +183,7 @@ def test_ctrl_c_ends_every_kernel(tmp_path):
     os.environ["TMPDIR"] = str(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, started], stdout=subprocess.PIPE, text=True)
     wait_for(lambda: started.exists() and started.read_text(encoding="utf8") == "xx")
-    assert len([line for line in kernels_of(str(tmp_path)) if "ipykernel_launcher" in line]) >= 2
+    assert len(kernels_of(str(tmp_path))) >= 2
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=20)
     assert said == "interrupted\n"

@@ -41,6 +41,8 @@ def _wanted(root: Path) -> dict[Path, bytes]:
     with tempfile.TemporaryDirectory(prefix="rnn2rag-exercises-") as folder:
         for name in course.set_names(root):
             sources = sorted((root / "solutions" / name).glob("*.md"))
+            for source in sources:
+                _refuse_half_marks(root, source)
             notebooks = {source.with_suffix(".ipynb").name: _notebook(source) for source in sources}
             course.release(root, name, notebooks, Path(folder), f"sqlite:///{folder}/gradebook.db")
             for file_name, text in notebooks.items():
@@ -56,6 +58,17 @@ def _notebook(source: Path) -> str:
     import nbformat
 
     return nbformat.writes(editions.read(source), indent=1).rstrip("\n") + "\n"
+
+
+def _refuse_half_marks(root: Path, source: Path) -> None:
+    """Raise UserError where a solution or a hidden test has a beginning and no end, or an end and no beginning."""
+    text = source.read_text(encoding="utf8")
+    for kind in ("SOLUTION", "HIDDEN TESTS"):
+        begins, ends = text.count(f"### BEGIN {kind}"), text.count(f"### END {kind}")
+        if begins != ends:
+            raise UserError(
+                f"{source.relative_to(root)}: marks the beginning of {begins} {kind.lower()}, and the end of {ends}"
+            )
 
 
 def _refuse_leaks(name: str, data: bytes) -> None:

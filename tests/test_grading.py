@@ -1,0 +1,535 @@
+"""A class from release to grades: submissions of every kind, what feedback hides, and stock nbgrader beside it."""
+
+import copy
+import csv
+import html
+import json
+import re
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SET, copy_set, graded_cell, load, make_tree, one_line, rnn2rag, start_rnn2rag
+from nbformat.v4 import new_code_cell, new_output
+
+from rnn2rag import checks, execute
+from rnn2rag.errors import UserError
+from rnn2rag.grading import intake, worker
+
+NAME = "recurrent-networks.ipynb"
+PLANTED = (ROOT / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
+RIGHT, MISTAKEN, SPYING = "one_sequence_after_the_other", "swapped_shares", "inputs_first_then_a_mask"
+
+
+def filled(answer=None, before="", after=""):
+    """The released notebook with a planted answer filled in, and code around it; blank without."""
+    nb = load(ROOT / "exercises" / SET / NAME)
+    if answer:
+        source = re.search(rf"^def {answer}\(.*?(?=^@|\Z)", PLANTED, re.S | re.M)[0].strip()
+        head, _, body = source.replace(answer, "leaky_states").partition("\n")
+        graded_cell(nb, "leaky-cell")["source"] = "\n".join([head, *before.splitlines(), body, after])
+    return nb
+
+
+def without(nb, grade_id):
+    nb["cells"].remove(graded_cell(nb, grade_id))
+    return nb
+
+
+def with_copies(nb):
+    """A test cell copied to the end, and once more under a name that the set does not know."""
+    for number, grade_id in enumerate(("leaky-cell-test", "test-of-last-year")):
+        cell = copy.deepcopy(graded_cell(nb, "leaky-cell-test"))
+        cell["id"] = f"copy-{number}"
+        cell["metadata"]["nbgrader"]["grade_id"] = grade_id
+        nb["cells"].append(cell)
+    return nb
+
+
+def with_garbled_metadata(nb):
+    nb["cells"][1]["metadata"]["nbgrader"] = "mine"
+    return nb
+
+
+SPY = "    print('SPIED', inputs.flatten()[:3].tolist())\n    import warnings\n    warnings.warn(f'SPIED {lengths}')"
+CLASS = {
+    "Ada": filled(RIGHT),
+    "Ben": filled(MISTAKEN),
+    "Cleo": filled(),
+    "Dora": without(filled(SPYING, before=SPY), "leaky-cell-hidden"),
+    "Emil": with_copies(filled(RIGHT, after="### BEGIN HIDDEN TESTS")),
+    "Fay": with_garbled_metadata(filled(RIGHT)),
+    "Gus": filled(RIGHT, after="import os\nos._exit(1)"),
+    "Hugo": "this is not JSON",
+    "Ivy": "",
+}
+POINTS = {"Ada": 6, "Ben": 2, "Cleo": 0, "Dora": 6, "Emil": 6}
+
+
+def submit(tree, student, nb, name=NAME):
+    path = tree / "submitted" / student / SET / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(nb if isinstance(nb, str) else json.dumps(nb), encoding="utf8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def klass(tmp_path_factory):
+    """A class, graded by the command; the tree and the results by student."""
+    tree = make_tree(tmp_path_factory.mktemp("class"))
+    copy_set(tree)
+    for student, nb in CLASS.items():
+        submit(tree, student, nb)
+    submit(tree, "Jo", filled(RIGHT), name="final version.ipynb")
+    status, stdout, stderr = rnn2rag(tree, "grade", SET, "--json")
+    assert status == 1 and "Traceback" not in stderr
+    return tree, {result["student"]: result for result in json.loads(stdout)}
+
+
+def test_every_submission_has_one_result(klass):
+    _, results = klass
+    assert list(results) == sorted([*CLASS, "Jo"])
+    assert {name: result["points"] for name, result in results.items() if not result["refused"]} == POINTS
+    assert all(results[name]["possible"] == 6 for name in POINTS)
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ("Fay", "nbgrader's Autograde failed: AttributeError"),
+        ("Gus", "nbgrader's Autograde failed: nbclient.exceptions.DeadKernelError: Kernel died"),
+        ("Hugo", "is not a notebook: it is not JSON"),
+        ("Ivy", f"{NAME} is empty or larger than 20 MB"),
+        ("Jo", f"has no {NAME}, but final version.ipynb"),
+    ],
+)
+def test_a_bad_submission_is_refused_alone_in_one_line(klass, student, said):
+    refused = klass[1][student]["refused"]
+    assert refused.startswith(said) and "\n" not in refused and klass[1][student]["points"] == 0
+
+
+def test_what_is_odd_is_noted(klass):
+    assert klass[1]["Dora"]["notes"] == ["the cell 'leaky-cell-hidden' is missing"]
+    assert klass[1]["Emil"]["notes"] == ["the cell 'leaky-cell-test' occurs 2 times"]
+    assert klass[1]["Ada"]["notes"] == [] and klass[1]["Ada"]["messages"] == []
+
+
+def test_messages_name_the_misconception(klass):
+    assert any("shares are swapped" in message for message in klass[1]["Ben"]["messages"])
+    assert klass[1]["Cleo"]["messages"] == ["Nothing is written here yet."] * 3
+
+
+def grades(tree):
+    with (tree / "grades.csv").open(encoding="utf8") as file:
+        return {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def test_grades_are_exported(klass):
+    tree, _ = klass
+    assert {student: grades(tree)[student] for student in POINTS} == POINTS
+    assert not {"Hugo", "Ivy", "Jo"} & set(grades(tree))
+
+
+def page(tree, student):
+    text = (tree / "feedback" / student / SET / NAME).with_suffix(".html").read_text(encoding="utf8")
+    return html.unescape(re.sub(r"<[^>]+>", "", text))
+
+
+def hidden_lines():
+    """The lines of the hidden test that stand nowhere else."""
+    text = (ROOT / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
+    hidden = re.search(r"### BEGIN HIDDEN TESTS\n(.*?)### END", text, re.S)[1]
+    lines = {line.strip() for line in hidden.splitlines() if len(line.strip()) > 12}
+    return [line for line in lines if text.count(line) == 1 and not line.startswith("@")]
+
+
+@pytest.mark.parametrize("student", POINTS)
+def test_feedback_hides_what_is_hidden(klass, student):
+    tree, results = klass
+    text = page(tree, student)
+    assert results[student]["feedback"] == f"feedback/{student}/{SET}/recurrent-networks.html"
+    assert "gives the right states for other shapes, lengths and weights" in text
+    assert len(hidden_lines()) > 15 and not [line for line in hidden_lines() if line in text]
+    assert "BEGIN HIDDEN TESTS\nproblem" not in text and "make_batch" not in text
+    assert not [other for other in {*CLASS, "Jo"} - {student} if re.search(rf"\b{other}\b", text)]
+
+
+def test_feedback_shows_messages_and_no_hidden_input(klass):
+    tree, _ = klass
+    assert "The shares are swapped: the old state keeps 1 - leak" in page(tree, "Ben")
+    spied = re.findall(r"SPIED.*", page(tree, "Dora"))
+    assert "SPIED [1.0, 0.0]" in spied and "SPIED [1.0, 1.0, 1.0]" in spied and "SPIED tensor([2])" in spied
+    numbers = [abs(float(number)) for line in spied for number in re.findall(r"-?\d+\.\d+", line)]
+    assert set(numbers) == {0.0, 1.0} and not re.search(r"SPIED tensor\(\[\d, \d, \d", page(tree, "Dora"))
+
+
+def test_the_key_of_the_release_is_private_and_decides_the_hidden_inputs(klass):
+    tree, _ = klass
+    key = tree / "release.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and len(key.read_text(encoding="utf8").strip()) == 64
+    outputs = [
+        output for cell in load(tree / "autograded" / "Ada" / SET / NAME)["cells"] for output in cell.get("outputs", ())
+    ]
+    seeds = {
+        output["data"][checks.SCORE_MIME]["seed"] for output in outputs if checks.SCORE_MIME in output.get("data", {})
+    }
+    assert len(seeds) == 1 and seeds != {checks.seed_of("leaky-cell")}
+    assert key.read_text(encoding="utf8").strip() not in page(tree, "Ada")
+
+
+def test_our_score_of_a_cell_is_nbgraders(klass):
+    from nbgrader.utils import determine_grade
+
+    tree, _ = klass
+    for student, points in POINTS.items():
+        nb = execute.read(tree / "autograded" / student / SET / NAME)
+        scores = {score.grade_id: score for score in worker.cell_scores(nb)}
+        assert set(scores) == {"leaky-cell-test", "leaky-cell-hidden"}
+        assert sum(score.points for score in scores.values()) == points
+        for cell in nb.cells:
+            if cell.metadata.get("nbgrader", {}).get("grade_id") in scores:
+                score = scores[cell.metadata.nbgrader.grade_id]
+                assert determine_grade(cell) == (score.points, score.possible)
+
+
+def nbgrader(tree, *arguments):
+    program = str(Path(sys.executable).with_name("nbgrader"))
+    run = subprocess.run([program, *arguments], cwd=tree, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_stock_nbgrader_works_on_the_same_class(klass):
+    tree, _ = klass
+    before = grades(tree)
+    (tree / "grades.csv").unlink()
+    nbgrader(tree, "autograde", SET, "--student=Ben", "--force")
+    nbgrader(tree, "generate_feedback", SET, "--student=Ben", "--force")
+    nbgrader(tree, "export")
+    assert grades(tree) == before
+    assert "The shares are swapped" in page(tree, "Ben") and "make_batch" not in page(tree, "Ben")
+
+
+def test_a_student_checks_before_handing_in(tmp_path):
+    tree = make_tree(tmp_path)
+    copy_set(tree)
+    started = {}
+    for student in ("Ada", "Ben", "Cleo"):
+        path = tmp_path / f"{student}.ipynb"
+        path.write_text(json.dumps(CLASS[student]), encoding="utf8")
+        started[student] = start_rnn2rag(tmp_path, "check", path.name)
+    said = {student: (*process.communicate(), process.returncode) for student, process in started.items()}
+    assert said["Ada"] == (
+        "leaky-cell-test: 3 of 3 points\n"
+        "  ✓ 1/1  has one state for each step\n"
+        "  ✓ 1/1  agrees with the hand calculation\n"
+        "  ✓ 1/1  keeps the state after a sequence ends\n"
+        "3 of 3 points in the tests that run here\n"
+        "3 more points in tests that run when the set is graded\n",
+        "",
+        0,
+    )
+    stdout, stderr, status = said["Ben"]
+    assert (status, stderr) == (1, "") and "The shares are swapped" in stdout
+    stdout, stderr, status = said["Cleo"]
+    assert (status, stderr) == (1, "") and stdout.count("Nothing is written here yet.") == 3
+    assert "0 of 3 points in the tests that run here" in stdout
+
+
+# Scores of cells
+
+
+def test_cell(*outputs, points=2):
+    data = {"grade": True, "solution": False, "grade_id": "t", "points": points}
+    return new_code_cell("", metadata={"nbgrader": data}, outputs=list(outputs))
+
+
+test_cell.__test__ = False
+
+
+def result(value):
+    return new_output("execute_result", data={"text/plain": value}, execution_count=1)
+
+
+def stream(name="stdout"):
+    return new_output("stream", name=name, text="words\n")
+
+
+ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
+AS_NBGRADER = {
+    "nothing": [],
+    "words": [stream()],
+    "all": [result("2.0")],
+    "part": [stream(), result("1.5")],
+    "none": [result("0")],
+    "an error": [stream(), ERROR],
+    "stderr": [stream("stderr"), result("2.0")],
+    "stderr after the result": [result("1.0"), stream("stderr")],
+    "two results": [result("1.0"), result("2.0")],
+    "an error after the result": [result("1.0"), ERROR],
+}
+
+
+@pytest.mark.parametrize("outputs", AS_NBGRADER.values(), ids=AS_NBGRADER)
+def test_a_score_is_nbgraders(outputs):
+    from nbgrader.utils import determine_grade
+
+    cell = test_cell(*copy.deepcopy(outputs))
+    score = worker.score(cell)
+    assert (score.points, score.possible) == determine_grade(cell)
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "2.5", "inf", "-inf", "'2'", "None", "", "[2.0]", "array(2.)"])
+def test_a_result_that_is_no_score_earns_nothing(value):
+    score = worker.score(test_cell(result(value)))
+    assert (score.points, score.note) == (0, "the test cell's result is no number from 0 to 2")
+
+
+REPORT = checks.Score("p", 1, [checks.Rung("a", 2.0, 2.0)], ["f"])._repr_mimebundle_()[checks.SCORE_MIME]
+
+
+def test_a_report_is_read():
+    cell = test_cell(new_output("display_data", data={checks.SCORE_MIME: REPORT}), result("2.0"))
+    score = worker.score(cell)
+    assert (score.points, score.rungs, score.faults) == (2, REPORT["rungs"], ["f"])
+
+
+RUNG = REPORT["rungs"][0]
+FORGED = ["x", None, {}, {"rungs": 3, "faults": []}, {"rungs": [{}], "faults": []}, {"rungs": ["x"], "faults": []}]
+FORGED += [{"rungs": [{**RUNG, **lie}], "faults": []} for lie in ({"message": 3}, {"points": "2"}, {"mine": 1})]
+
+
+@pytest.mark.parametrize("report", FORGED, ids=str)
+def test_a_forged_report_is_not(report):
+    score = worker.score(test_cell(new_output("display_data", data={checks.SCORE_MIME: report}), result("1.0")))
+    assert (score.points, score.rungs, score.faults) == (1, [], [])
+    assert worker.report([score]).endswith("points in tests that run when the set is graded")
+
+
+def test_what_can_be_checked():
+    nb = execute.read(ROOT / "exercises" / SET / NAME)
+    garbled = ["mine", None, {"grade": True}, {"grade": True, "points": 1}]
+    garbled.append({"grade": True, "grade_id": "x", "points": "3"})
+    for data in garbled:
+        nb.cells.append(new_code_cell("1", metadata={"nbgrader": data}))
+    assert [score.grade_id for score in worker.cell_scores(nb)] == ["leaky-cell-test", "leaky-cell-hidden"]
+
+
+def test_what_cannot_be_checked_is_one_line(tmp_path):
+    path = tmp_path / "mine.ipynb"
+    path.write_text(json.dumps({**filled(), "cells": []}), encoding="utf8")
+    with pytest.raises(UserError, match="mine.ipynb: has no test cell; check a notebook of exercises/"):
+        worker.check(path)
+
+
+# Submissions in
+
+
+@pytest.fixture
+def tree(tmp_path):
+    tree = make_tree(tmp_path / "course")
+    copy_set(tree)
+    other = tree / "solutions" / "02-attention"
+    other.mkdir()
+    (other / "attention.md").touch()
+    return tree
+
+
+def collected(tree, submitted):
+    """The students and what stands in the title of what they handed in; what is refused, with the reason."""
+    found = {}
+    for submission in intake.collect(tree, SET, submitted):
+        if submission.refused:
+            found[submission.student] = submission.refused
+        else:
+            found[submission.student] = load(submission.path)["cells"][0]["source"]
+            assert submission.path == tree / "submitted" / submission.student / SET / NAME
+    return found
+
+
+def titled(title):
+    return json.dumps({**filled(), "cells": [{**filled()["cells"][0], "source": title}, *filled()["cells"][1:]]})
+
+
+FOLDERS = {
+    "nbgrader": {
+        f"ada/{SET}/{NAME}": "a",
+        f"ada/{SET}/scratch.ipynb": "no",
+        f"ada/{SET}/Untitled.ipynb": "no",
+        f"ada/{SET}/.ipynb_checkpoints/{NAME}": "no",
+        f"ben/{SET}/{NAME}": "b",
+        "ada/02-attention/attention.ipynb": "no",
+        "zoe/02-attention/attention.ipynb": "no",
+    },
+    "a folder a student": {f"ada/{NAME}": "a", "ben/solved (1).ipynb": "b", "ben/notes.txt": "no"},
+    "a notebook a student": {"ada.ipynb": "a", "ben.ipynb": "b", NAME: "no", ".hidden.ipynb": "no"},
+    "in a folder of the set's name": {f"{SET}/ada/{NAME}": "a", f"{SET}/ben/{NAME}": "b", f"{SET}/{NAME}": "no"},
+    "in a folder of the class": {f"class of 2027/ada/{NAME}": "a", f"class of 2027/ben/{SET}/{NAME}": "b"},
+}
+MOODLE = "{}_{}_assignsubmission_file_"
+ZIPS = {
+    "Moodle": {f"{MOODLE.format('ada', 101)}/{NAME}": "a", f"{MOODLE.format('ben', 102)}/my {NAME}": "b"},
+    "Moodle without folders": {f"{MOODLE.format('ada', 101)}{NAME}": "a", f"{MOODLE.format('ben', 102)}{NAME}": "b"},
+    "Canvas": {
+        f"ada_71_9001_{NAME}": "no",
+        "ada_71_9003_recurrent-networks-2.ipynb": "a",
+        "ada_71_9002_recurrent-networks-1.ipynb": "no",
+        f"ben_LATE_72_9004_{NAME}": "b",
+        f"__MACOSX/._ben_LATE_72_9004_{NAME}": "no",
+    },
+}
+
+
+def put(folder, files):
+    for name, title in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(titled(title), encoding="utf8")
+    return folder
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, title in files.items():
+            archive.writestr(zipfile.ZipInfo(name, (2027, 1, 1, 0, 0, 0)), titled(title))
+    return path
+
+
+@pytest.mark.parametrize("files", [*FOLDERS.values(), *ZIPS.values()], ids=[*FOLDERS, *ZIPS])
+def test_submissions_come_as_a_zip(tree, tmp_path, files):
+    assert collected(tree, zipped(tmp_path / "all.zip", files)) == {"ada": "a", "ben": "b"}
+
+
+@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS)
+def test_submissions_come_as_a_folder(tree, tmp_path, files):
+    assert collected(tree, put(tmp_path / "all", files)) == {"ada": "a", "ben": "b"}
+    assert not (tmp_path / "submitted").exists()
+
+
+def test_a_single_notebook_and_what_is_there_already(tree, tmp_path):
+    put(tree / "submitted", {f"ben/{SET}/{NAME}": "b"})
+    assert collected(tree, put(tmp_path, {"ada.ipynb": "a"}) / "ada.ipynb") == {"ada": "a", "ben": "b"}
+    assert collected(tree, put(tmp_path, {"ada.ipynb": "again"}) / "ada.ipynb") == {"ada": "again", "ben": "b"}
+    assert collected(tree, None) == {"ada": "again", "ben": "b"}
+    assert collected(tree, tree / "submitted") == {"ada": "again", "ben": "b"}
+
+
+def test_the_latest_of_a_zip_counts(tree, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name, title, day in (("ada/new.ipynb", "new", 9), ("ada/old.ipynb", "old", 2)):
+            archive.writestr(zipfile.ZipInfo(name, (2027, 1, day, 0, 0, 0)), titled(title))
+    assert collected(tree, tmp_path / "all.zip") == {"ada": "new"}
+
+
+def test_two_students_of_one_name_both_count(tree, tmp_path):
+    names = [MOODLE.format("Ada Lovelace", 101), MOODLE.format("Ada Lovelace", 102), MOODLE.format("Zoë Ü", 103)]
+    files = {f"{name}/{NAME}": str(number) for number, name in enumerate(names)}
+    found = collected(tree, zipped(tmp_path / "all.zip", files))
+    assert found == {"Ada-Lovelace-101": "0", "Ada-Lovelace-102": "1", "Zoë-Ü": "2"}
+
+
+def test_nothing_is_written_outside_of_submitted(tree, tmp_path):
+    files = {
+        f"../../{NAME}": "no",
+        f"../evil/{NAME}": "no",
+        "..\\..\\evil.ipynb": "no",
+        f"/etc/cron.d/{NAME}": "c",
+        f"a b/{NAME}": "s",
+        f"$HOME;rm -rf/{NAME}": "h",
+    }
+    before = {path for path in tmp_path.rglob("*") if tree / "submitted" not in path.parents}
+    found = collected(tree, zipped(tmp_path.parent / f"{tmp_path.name}.zip", files))
+    assert found == {"cron.d": "c", "a-b": "s", "HOME-rm--rf": "h"}
+    after = {path for path in tmp_path.rglob("*") if tree / "submitted" not in path.parents}
+    assert after - before == {tree / "submitted"}
+
+
+def test_links_are_not_followed(tree, tmp_path):
+    secret = put(tmp_path / "secret", {f"eve/{NAME}": "secret"})
+    folder = put(tmp_path / "all", {f"ada/{NAME}": "a"})
+    (folder / "eve").mkdir()
+    (folder / "eve" / NAME).symlink_to(secret / "eve" / NAME)
+    (folder / "fred").symlink_to(secret / "eve", target_is_directory=True)
+    assert collected(tree, folder) == {"ada": "a"}
+    (tree / "submitted" / "eve" / SET).mkdir(parents=True)
+    (tree / "submitted" / "eve" / SET / NAME).symlink_to(secret / "eve" / NAME)
+    assert collected(tree, None) == {"ada": "a", "eve": f"has no {NAME}, but {NAME}"}
+
+
+def test_bad_files_are_refused_and_the_rest_is_taken(tree, tmp_path):
+    folder = put(tmp_path / "all", {f"ada/{NAME}": "a"})
+    bad = {"empty": b"", "text": b"hello", "format3": b'{"nbformat": 3}', "large": b" " * (intake.LARGEST + 1)}
+    for student, data in bad.items():
+        put(folder, {f"{student}/{NAME}": ""})
+        (folder / student / NAME).write_bytes(data)
+    found = collected(tree, folder)
+    assert found.pop("ada") == "a"
+    assert found["empty"] == found["large"] == f"{NAME} is empty or larger than 20 MB"
+    assert found["text"].startswith("is not a notebook: it is not JSON")
+    assert found["format3"].startswith("is not a notebook of format 4")
+    assert (tree / "submitted" / "large" / SET / NAME).stat().st_size == 0
+
+
+def test_cells_that_lack_or_repeat_are_noted(tree):
+    submit(tree, "ada", without(with_copies(filled()), "leaky-cell-hidden"))
+    submit(tree, "ben", with_garbled_metadata(filled()))
+    ada, ben = intake.collect(tree, SET, None)
+    assert ada.notes == ["the cell 'leaky-cell-test' occurs 2 times", "the cell 'leaky-cell-hidden' is missing"]
+    assert (ben.notes, ben.refused) == ([], "")
+
+
+def damaged(path):
+    """A zip whose one member has another content than its checksum says."""
+    zipped(path, {f"ada/{NAME}": "a"})
+    data = bytearray(path.read_bytes())
+    data[200] ^= 0xFF
+    path.write_bytes(data)
+
+
+def encrypted(path):
+    """A zip whose member claims to be encrypted."""
+    zipped(path, {f"ada/{NAME}": "a"})
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+
+
+def without_students(path):
+    zipped(path, {NAME: "no", "notes/.hidden.ipynb": "no"})
+
+
+def bare(path):
+    path.mkdir()
+
+
+UNFIT = {
+    damaged: "all.zip: ada/recurrent-networks.ipynb cannot be read (",
+    encrypted: "all.zip: ada/recurrent-networks.ipynb cannot be read (",
+    without_students: "all.zip: holds no notebook whose student can be told; name it STUDENT.ipynb",
+    bare: "all.zip: holds no notebook whose student can be told",
+    lambda path: None: "all.zip: there is no such file or folder",
+}
+
+
+@pytest.mark.parametrize(("make", "said"), UNFIT.items())
+def test_what_cannot_be_taken_in_is_one_line(tree, tmp_path, make, said):
+    make(tmp_path / "all.zip")
+    with pytest.raises(UserError) as caught:
+        intake.collect(tree, SET, tmp_path / "all.zip")
+    assert str(caught.value).startswith(f"{tmp_path}/{said}") and "\n" not in str(caught.value)
+
+
+def test_nothing_submitted_and_unknown_sets(tree):
+    with pytest.raises(UserError, match=f"^nothing is submitted for {SET}: put notebooks into submitted/STUDENT/"):
+        intake.collect(tree, SET, None)
+    with pytest.raises(UserError, match=f"^there is no problem set '03-x'; the sets are: {SET}, 02-attention$"):
+        intake.collect(tree, "03-x", None)
+
+
+def test_a_set_without_its_notebook_is_one_line(tree):
+    (tree / "solutions" / SET / NAME).unlink()
+    submit(tree, "ada", filled())
+    said = one_line(*rnn2rag(tree, "grade", SET))
+    assert said == f"rnn2rag: solutions/{SET}: its notebook is not made yet; run `make exercises`"
