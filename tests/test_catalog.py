@@ -286,7 +286,8 @@ def test_no_package_without_network(cache, shelf, monkeypatch, wheel):
 def test_no_pip(cache, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     libraries = str(Path(pytest.__file__).parents[1])  # what this process may import; the one that runs pip may not
-    code = f"import sys; sys.path += [{str(ROOT)!r}, {libraries!r}]; from rnn2rag import catalog; catalog.fetch({SMALL!r})"
+    path = [str(ROOT), libraries]
+    code = f"import sys; sys.path += {path}; from rnn2rag import catalog; catalog.fetch({SMALL!r})"
     python = tmp_path / "bare" / "bin" / "python"
     result = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.stderr.splitlines()[-1].startswith("rnn2rag.errors.UserError: this Python has no pip")
