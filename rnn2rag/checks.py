@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 SCORE_MIME = "application/vnd.rnn2rag.score+json"
+VALUES_MIME = "application/vnd.rnn2rag.values+json"
 RELEASE_KEY = "RNN2RAG_RELEASE_KEY"  # environment variable; absent in a student's notebook
 MAX_BYTES = 4 << 20  # of one probe's values in plain form
 MAX_DEPTH = 8
@@ -112,12 +113,13 @@ class Problem:
     forbids: what the answer must not use: library calls by their public names ("torch.nn.RNN", "torch.Tensor.backward")
         and modules ("rnn2rag.built"). A rung whose probe used one of them earns nothing. Calls are seen by torch's
         function mode while a probe runs: a best effort, not a proof.
+    seed: of the inputs that probes make; by default drawn from the name (see `seed_of`).
     """
 
-    def __init__(self, name: str, forbids: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, forbids: Sequence[str] = (), seed: int | None = None) -> None:
         self.name = name
         self.forbids = tuple(forbids)
-        self.seed = seed_of(name)
+        self.seed = seed_of(name) if seed is None else seed
         self._probes: dict[str, Callable[..., Any]] = {}
         self._verdicts: list[tuple[str, float, str | None, Callable[..., None]]] = []
 
@@ -150,12 +152,27 @@ class Problem:
         """Run the probes, judge their values, show a line for each rung; return the points, the cell's last value."""
         from IPython.display import display
 
-        values = {name: self._run(function) for name, function in self._probes.items()}
-        score = Score(self.name, self.seed)
-        for probe, possible, hidden, function in self._verdicts:
-            score.rungs.append(self._judge(values[probe], possible, hidden, function, score.faults))
+        score = self.judge(self.collect())
         display(score)
         return score.points
+
+    def send(self) -> None:
+        """Run the probes and display their values as data: what `score` becomes where the halves run apart."""
+        from IPython.display import display
+
+        display({VALUES_MIME: self.collect()}, raw=True)
+
+    def collect(self) -> dict[str, dict[str, Any]]:
+        """Run the probes; return their values in plain form, {name: {"ok": values} or {"error": what stopped it}}."""
+        return {name: self._run(function) for name, function in self._probes.items()}
+
+    def judge(self, values: Mapping[str, Mapping[str, Any]]) -> Score:
+        """Judge what `collect` returned; a probe that sent nothing, or what cannot be read, earns nothing."""
+        score = Score(self.name, self.seed)
+        for probe, possible, hidden, function in self._verdicts:
+            value = values.get(probe, {"error": "This test sent no answer."})
+            score.rungs.append(self._judge(value, possible, hidden, function, score.faults))
+        return score
 
     def _run(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The values of a probe in plain form, {"ok": ...}, or {"error": ...} with what stopped it in one line."""
@@ -181,10 +198,14 @@ class Problem:
         faults: list[str],
     ) -> Rung:
         rung = Rung(hidden or function.__name__.replace("_", " "), float(possible), hidden=hidden is not None)
+        try:
+            answer = None if "error" in value else from_plain(value["ok"])
+        except (ValueError, KeyError) as error:
+            value = {"error": f"This answer cannot be judged: {error}."}
         if "error" in value:
-            rung.message = value["error"]
+            rung.message = str(value["error"])[:1000]
         else:
-            arguments = (from_plain(value["ok"]), self.seed)[: 2 if _takes_seed(function) else 1]
+            arguments = (answer, self.seed)[: 2 if _takes_seed(function) else 1]
             try:
                 with _quiet():
                     function(*arguments)
@@ -199,9 +220,12 @@ class Problem:
         return rung
 
 
-def seed_of(problem: str) -> int:
-    """Return the seed of a problem's inputs: fixed in a student's notebook, drawn from the release key in grading."""
-    key = os.environ.get(RELEASE_KEY, "")
+def seed_of(problem: str, key: str | None = None) -> int:
+    """Return the seed of a problem's inputs: fixed in a student's notebook, drawn from the release key in grading.
+
+    key: the release key; by default what the environment says, nothing in a student's notebook.
+    """
+    key = os.environ.get(RELEASE_KEY, "") if key is None else key
     return int.from_bytes(hashlib.sha256(f"{problem}\0{key}".encode()).digest()[:4], "big")
 
 

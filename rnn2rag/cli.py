@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("set", metavar="SET", help="for example 01-recurrent-networks")
     grade.add_argument("--submitted", type=Path, metavar="DIR|ZIP|NOTEBOOK", help="submissions to bring in first")
     grade.add_argument("--json", action="store_true", help="print the results as JSON")
+    grade.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
 
     notebooks = command("notebooks", _notebooks, "run the chapters' changed sources and write their editions")
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
@@ -111,7 +112,7 @@ def _grade(options: argparse.Namespace) -> int:
     tree = course.root()
     submissions = intake.collect(tree, options.set, options.submitted)
     with tqdm(total=len(submissions), unit=" submissions", desc=options.set, disable=options.json or None) as progress:
-        results = gradebook.grade(tree, options.set, submissions, lambda result: progress.update())
+        results = gradebook.grade(tree, options.set, submissions, options.jobs, lambda result: progress.update())
     if options.json:
         print(gradebook.as_json(results))
     else:

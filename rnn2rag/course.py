@@ -16,6 +16,7 @@ from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+    from nbgrader.converters import BaseConverter
     from traitlets.config import Config
 
 MARKS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
@@ -67,16 +68,15 @@ def nbgrader_config(tree: Path, **course: str) -> Config:
     return config
 
 
-def convert(converter: str, config: Config) -> str:
-    """Run one of nbgrader's converters ("GenerateAssignment", "Autograde", "GenerateFeedback") and return its log.
+def convert(converter: type[BaseConverter], config: Config) -> str:
+    """Run one of nbgrader's converters, as GenerateAssignment or GenerateFeedback, and return its log.
 
     Raises UserError with the converter's own reason.
     """
-    import nbgrader.converters
     from nbgrader.converters.base import NbGraderException
     from nbgrader.coursedir import CourseDirectory
 
-    made: Any = getattr(nbgrader.converters, converter)(coursedir=CourseDirectory(config=config), config=config)
+    made = converter(coursedir=CourseDirectory(config=config), config=config)
     said = io.StringIO()
     made.force = True
     made.log = logging.Logger("nbgrader")
@@ -87,7 +87,7 @@ def convert(converter: str, config: Config) -> str:
     except (NbGraderException, RuntimeError) as error:
         reasons = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", said.getvalue(), re.M)
         reason = " ".join((reasons or [str(error)])[-1].split())
-        raise UserError(f"nbgrader's {converter} failed: {reason}") from None
+        raise UserError(f"nbgrader's {converter.__name__} failed: {reason}") from None
     return said.getvalue()
 
 
@@ -97,14 +97,18 @@ def release(tree: Path, name: str, notebooks: Mapping[str, str], into: Path, dat
     notebooks: {file name: notebook with solutions, as text}. into: gets NAME/ with the released notebooks. database: an
     SQLAlchemy URL. Raises UserError.
     """
+    config = nbgrader_config(tree, assignment_id=name, db_url=database)
+    from nbgrader.converters import GenerateAssignment
+
     with tempfile.TemporaryDirectory(prefix="rnn2rag-release-") as folder:
         course = Path(folder).resolve()
+        config.CourseDirectory.root = str(course)
         for file_name, text in notebooks.items():
             notebook = course / "solutions" / name / file_name
             notebook.parent.mkdir(parents=True, exist_ok=True)
             notebook.write_text(text, encoding="utf8")
         try:
-            convert("GenerateAssignment", nbgrader_config(tree, root=str(course), assignment_id=name, db_url=database))
+            convert(GenerateAssignment, config)
         except UserError as error:
             raise UserError(f"solutions/{name}: {error}") from None
         shutil.copytree(course / "exercises" / name, into / name, dirs_exist_ok=True)

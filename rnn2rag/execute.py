@@ -23,6 +23,7 @@ from rnn2rag.errors import UserError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+GRACE = 10.0  # seconds that an interrupted cell has to end before the whole run is ended
 USAGE_MIME = "application/vnd.rnn2rag.usage+json"
 _USAGE = "import rnn2rag.execute\nrnn2rag.execute.show_usage()"  # a notebook may have its own `sum` or `print`
 
@@ -31,7 +32,8 @@ _USAGE = "import rnn2rag.execute\nrnn2rag.execute.show_usage()"  # a notebook ma
 class Task:
     """A notebook to run: where (None: an empty folder), with what environment, for how many seconds a cell.
 
-    network: False cuts the network where bubblewrap can do so. allow_errors: go on after a cell that raises.
+    network: False cuts the network where bubblewrap can do so. allow_errors: go on after a cell that raises, or that
+    ends when it is interrupted because its time is over.
     """
 
     notebook: NotebookNode
@@ -176,7 +178,13 @@ async def _run(task: Task) -> Run:
         empty = Path(own, "empty")
         empty.mkdir()
         manager = _kernel_manager(task, sockets=Path(own, "kernel"))
-        client = NotebookClient(notebook, km=manager, timeout=task.cell_timeout, allow_errors=task.allow_errors)
+        client = NotebookClient(
+            notebook,
+            km=manager,
+            timeout=task.cell_timeout,
+            allow_errors=task.allow_errors,
+            interrupt_on_timeout=task.allow_errors,
+        )
         client.reset_execution_trackers()
         cell = None
         try:
@@ -184,10 +192,11 @@ async def _run(task: Task) -> Run:
             await client.async_start_new_kernel(env=_environment(task), cwd=str(task.folder or empty))
             await client.async_start_new_kernel_client()
             for index, cell in enumerate(notebook.cells):
-                await client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+                running = client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+                await asyncio.wait_for(running, task.cell_timeout + GRACE)
         except CellExecutionError as failure:
             error = f"{failure.ename}: {failure.evalue}\n{_shown(cell)}"
-        except CellTimeoutError:
+        except (CellTimeoutError, TimeoutError):
             error = f"a cell took longer than {task.cell_timeout:g} s\n{_shown(cell)}"
         except DeadKernelError:
             if asyncio.current_task().cancelling():  # the client takes Ctrl-C for the death of its kernel

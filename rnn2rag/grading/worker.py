@@ -35,7 +35,7 @@ class CellScore:
 
 def cell_scores(notebook: NotebookNode) -> list[CellScore]:
     """Return the score of each automatically graded cell of a notebook that was run."""
-    return [score(cell) for cell in notebook.cells if _is_test(cell)]
+    return [score(cell) for cell in notebook.cells if is_test(cell)]
 
 
 def score(cell: NotebookNode) -> CellScore:
@@ -79,7 +79,7 @@ def check(path: Path) -> list[CellScore]:
     Raises UserError when the file is not a notebook, has no test cell, or its kernel dies.
     """
     notebook = execute.read(path)
-    if not any(_is_test(cell) for cell in notebook.cells):
+    if not any(is_test(cell) for cell in notebook.cells):
         raise UserError(f"{path}: has no test cell; check a notebook of exercises/ that you filled in")
     task = execute.Task(notebook, folder=path.resolve().parent, cell_timeout=CELL_TIMEOUT, allow_errors=True)
     run = execute.run(task)
@@ -118,7 +118,8 @@ def _reported(report: Any) -> tuple[list[dict[str, Any]], list[str]]:
         return [], []
 
 
-def _is_test(cell: NotebookNode) -> bool:
+def is_test(cell: NotebookNode) -> bool:
+    """Whether a cell is an automatically graded test."""
     data = course.grader_data(cell)
     is_complete = "grade_id" in data and isinstance(data.get("points"), (int, float))
     return cell.cell_type == "code" and is_complete and bool(data.get("grade")) and not data.get("solution")
