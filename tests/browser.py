@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import os
 import threading
 
 import pytest
@@ -30,10 +31,11 @@ def chromium():
         try:
             browser = playwright.chromium.launch(executable_path=doctor.browser_program(), args=list(ARGUMENTS))
         except Error as error:
-            reason = str(error).strip().splitlines()[0]
-            pytest.fail(
-                f"no Chromium ({reason}): apt-get install chromium, or playwright install chromium", pytrace=False
-            )
+            reason = f"no Chromium ({str(error).strip().splitlines()[0]})"
+            remedy = "apt-get install chromium, or playwright install chromium"
+            # Continuous integration installs one, so there it is a failure; elsewhere these tests are shown as not run.
+            stop = pytest.fail if os.environ.get("CI") else pytest.skip
+            stop(f"not run: {reason}: {remedy}")
         yield browser
         browser.close()
 
