@@ -65,6 +65,14 @@ checks.Problem._run = lambda self, function: lie
     ),
     "values are no values": ("checks.Problem.collect = lambda self: ['two_steps', None, 6.0]", 0),
     "the kernel is left": ("import os, IPython\nget_ipython().events.register('pre_execute', lambda: os._exit(0))", 0),
+    "the restored notebook is read": (
+        """
+import pathlib
+if any("equals_the_formula" in path.read_text() for path in pathlib.Path().rglob("*.ipynb")):
+    del leaky_states
+""",
+        1,
+    ),
     "the release key is read": ("import os\nleaky = os.environ.get('RNN2RAG_RELEASE_KEY')\nassert not leaky", 1),
 }
 

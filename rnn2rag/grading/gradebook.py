@@ -114,7 +114,10 @@ def _imports(tree: Path, name: str) -> str:
 
 
 def _restored(tree: Path, name: str, submission: Submission, result: Result) -> NotebookNode | None:
-    """The submission with the instructor's cells put back by nbgrader; None, with the reason, where it refuses."""
+    """The submission with the instructor's cells put back by nbgrader; None, with the reason, where it refuses.
+
+    The file that nbgrader wrote, with every hidden test, is taken away before the submission runs beside it.
+    """
     from nbgrader.converters import Autograde
 
     if result.refused:
@@ -123,10 +126,12 @@ def _restored(tree: Path, name: str, submission: Submission, result: Result) -> 
     config.Autograde.autograde_preprocessors = []
     try:
         course.convert(Autograde, config)
-        return execute.read(_autograded(tree, name, submission))
+        notebook = execute.read(_autograded(tree, name, submission))
     except UserError as error:
         result.refused = str(error)
         return None
+    _autograded(tree, name, submission).unlink()
+    return notebook
 
 
 def _probes(notebook: NotebookNode, key: str) -> NotebookNode:
@@ -188,9 +193,7 @@ def _finish(tree: Path, name: str, submission: Submission, result: Result, grade
     from rnn2rag.grading.record import Record
 
     config = course.nbgrader_config(tree, assignment_id=name, student_id=submission.student)
-    path = _autograded(tree, name, submission)
-    path.chmod(0o644)
-    nbformat.write(graded, path)
+    nbformat.write(graded, _autograded(tree, name, submission))
     try:
         course.convert(Record, config)
         course.convert(GenerateFeedback, config)
