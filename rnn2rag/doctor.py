@@ -53,9 +53,8 @@ _BROWSERS = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
 )
-_BROWSER_OPTIONS = (
-    "--headless",
-    "--no-sandbox",  # it opens one page of our own; as root, and in containers, a browser starts only so
+BROWSER_OPTIONS = (
+    "--no-sandbox",  # it opens pages of our own; as root, and in containers, a browser starts only so
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -576,7 +575,7 @@ def _browser() -> str:
         raise Trouble("there is no Chromium, Chrome or Edge")
     page = "data:text/html,<p></p><script>document.querySelector('p').textContent = 6 * 7</script>"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [program, *_BROWSER_OPTIONS, f"--user-data-dir={profile}", "--dump-dom", page]
+        command = [program, "--headless", *BROWSER_OPTIONS, f"--user-data-dir={profile}", "--dump-dom", page]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "<p>42</p>" not in done.stdout:
         raise Trouble(f"{program} does not render a page (exit status {done.returncode})")

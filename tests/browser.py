@@ -10,17 +10,6 @@ import pytest
 
 from rnn2rag import doctor
 
-# Without a sandbox of its own (tests also run as root), and without its calls home.
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
 
 @contextlib.contextmanager
 def chromium():
@@ -29,7 +18,9 @@ def chromium():
 
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=doctor.browser_program(), args=list(ARGUMENTS))
+            browser = playwright.chromium.launch(
+                executable_path=doctor.browser_program(), args=list(doctor.BROWSER_OPTIONS)
+            )
         except Error as error:
             reason = f"no Chromium ({str(error).strip().splitlines()[0]})"
             remedy = "apt-get install chromium, or playwright install chromium"
