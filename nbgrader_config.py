@@ -29,6 +29,18 @@ c.GenerateFeedback.preprocessors = [
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 
+# Late submissions. Without due dates nobody is late. A submission was handed in when the timestamp.txt in its folder
+# says; zips from Canvas and Moodle do not tell, so leave lateness to them, or write that file yourself.
+c.AssignLatePenalties.plugin_class = "rnn2rag.grading.lateness.LatePenalty"
+# Due dates by set, each with a time zone, by name or as an offset ("+02:00"):
+# c.LatePenalty.due = {"01-recurrent-networks": "2027-03-01 23:59 Europe/Berlin"}
+# Later due dates of single students, by set and by the name of the student's folder under submitted/:
+# c.LatePenalty.extensions = {"01-recurrent-networks": {"ada": "2027-03-08 23:59 Europe/Berlin"}}
+# c.LatePenalty.grace = 15  # minutes after the due date that cost nothing
+# c.LatePenalty.per_day = 0.1  # the share of the points earned that each begun day takes
+# c.LatePenalty.most = 0.5  # the greatest share that lateness takes
+# c.LatePenalty.last_day = 7  # days after the due date from which on nothing counts
+
 # nbgrader calls alembic by its bare name.
 _programs = str(Path(sys.executable).parent)
 if not os.environ["PATH"].startswith(_programs + os.pathsep):

@@ -181,7 +181,7 @@ class Problem:
                 value = function(self.seed) if _takes_seed(function) else function()
         except (Exception, SystemExit) as error:
             return {"error": _explain(error)}
-        used = [name for name in self.forbids if _is_imported(name) or seen & _seen_as(name)]
+        used = [name for name in self.forbids if _is_imported(name) or seen & seen_as(name)]
         if used:
             return {"error": f"{used[0]} is not allowed in this problem: write it yourself."}
         try:
@@ -465,8 +465,8 @@ def _takes_seed(function: Callable[..., Any]) -> bool:
     return "seed" in inspect.signature(function).parameters
 
 
-def _seen_as(name: str) -> set[str]:
-    """What torch's function mode calls a library function or layer."""
+def seen_as(name: str) -> set[str]:
+    """Return what torch's function mode calls a library function or layer."""
     return _SEEN_AS.get(name, {name.rpartition(".")[2]})
 
 

@@ -51,8 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     grade = command("grade", _grade, "grade the submissions of a problem set")
     grade.add_argument("set", metavar="SET", help="for example 01-recurrent-networks")
     grade.add_argument("--submitted", type=Path, metavar="DIR|ZIP|NOTEBOOK", help="submissions to bring in first")
+    grade.add_argument("--only", nargs="+", default=[], metavar="STUDENT", help="grade these students alone")
+    grade.add_argument("--again", action="store_true", help="grade those too that have not changed since the last run")
+    where = grade.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="let the workers of this Dask scheduler run them")
+    sandboxed = grade.add_mutually_exclusive_group()
+    sandboxed.add_argument("--no-sandbox", action="store_true", help="run submissions as you, unprotected; recorded")
+    sandboxed.add_argument(
+        "--one-container", action="store_true", help="protect by another user, in a container as root"
+    )
     grade.add_argument("--json", action="store_true", help="print the results as JSON")
-    grade.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
 
     notebooks = command("notebooks", _notebooks, "run the chapters' changed sources and write their editions")
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
@@ -107,23 +116,48 @@ def _check(options: argparse.Namespace) -> int:
 def _grade(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from rnn2rag.grading import gradebook, intake
+    from rnn2rag.grading import coordinator, intake, results
 
     tree = course.root()
     submissions = intake.collect(tree, options.set, options.submitted)
-    with tqdm(total=len(submissions), unit=" submissions", desc=options.set, disable=options.json or None) as progress:
-        results = gradebook.grade(tree, options.set, submissions, options.jobs, lambda result: progress.update())
+    if options.only:
+        unknown = sorted(set(options.only) - {submission.student for submission in submissions})
+        if unknown:
+            raise UserError(f"nothing is submitted for {options.set} by {', '.join(unknown)}")
+    count = len(options.only or submissions)
+    mode = "none" if options.no_sandbox else "user" if options.one_container else "bubblewrap"
+    problems = 0
+    with tqdm(total=count, unit=" submissions", desc=options.set, disable=options.json or None) as progress:
+
+        def done(result: results.Result) -> None:
+            nonlocal problems
+            problems += bool(result.refused or result.notes)
+            progress.set_postfix_str(f"{problems} with remarks", refresh=False)
+            progress.update()
+
+        made = coordinator.grade(
+            tree,
+            options.set,
+            submissions,
+            options.jobs,
+            options.scheduler,
+            set(options.only),
+            options.again,
+            mode,
+            done,
+        )
     if options.json:
-        print(gradebook.as_json(results))
+        print(results.as_json(made))
     else:
-        width = max(len(result.student) for result in results)
-        for result in results:
+        width = max(len(result.student) for result in made)
+        for result in made:
             score = "refused" if result.refused else f"{result.points:g} of {result.possible:g}"
-            manual = ["some cells wait for a person"] if result.manual else []
-            remarks = [result.refused] if result.refused else [*manual, *result.notes]
+            remarks = [result.refused] if result.refused else list(result.notes)
+            remarks += ["some cells wait for a person"] if result.manual else []
+            remarks += ["not changed"] if result.kept else []
             print(f"{result.student:{width}}  {score:>12}  {'; '.join(remarks)}".rstrip())
-        print(f"scores in {tree / 'gradebook.db'} and grades.csv, pages in feedback/")
-    return 1 if any(result.refused for result in results) else 0
+        print(f"scores in {tree / 'gradebook.db'} and grades.csv, pages in feedback/, report in reports/")
+    return 1 if any(result.refused for result in made) else 0
 
 
 def _notebooks(options: argparse.Namespace) -> int:

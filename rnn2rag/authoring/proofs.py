@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from rnn2rag import checks, course, execute
 from rnn2rag.authoring import editions
 from rnn2rag.errors import UserError
-from rnn2rag.grading import worker
+from rnn2rag.grading import split, worker
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -129,6 +129,13 @@ def _answers(folder: Path, reference: NotebookNode, released: NotebookNode) -> l
     planted = _load(folder / "misconceptions.py")
     problems = _solutions(reference)
     blanks = _solutions(released)
+    for cell in filter(worker.is_test, reference.cells):
+        if _tested(cell) not in problems:
+            form = '`problem = checks.Problem("..."), ..., problem.score()`'
+            raise UserError(
+                f"solutions/{folder.name}: the test {cell.metadata.nbgrader.grade_id!r} is for no problem; "
+                f"its form is {form}, with the grade id of a solution cell"
+            )
     for answer in planted:
         if answer.problem not in problems:
             known = ", ".join(problems)
@@ -173,15 +180,14 @@ def _solutions(notebook: NotebookNode) -> dict[str, NotebookNode]:
 
 
 def _tests(notebook: NotebookNode, problem: str) -> list[NotebookNode]:
-    """The test cells of a problem: those after its solution cell and before the next one."""
-    tests, inside = [], False
-    for cell in notebook.cells:
-        data = cell.metadata.get("nbgrader", {})
-        if data.get("solution"):
-            inside = data.grade_id == problem
-        elif inside and data.get("grade") and cell.cell_type == "code":
-            tests.append(cell)
-    return tests
+    """The test cells of a problem, which name it: `checks.Problem("problem")`."""
+    return [cell for cell in notebook.cells if worker.is_test(cell) and _tested(cell) == problem]
+
+
+def _tested(cell: NotebookNode) -> str | None:
+    """The problem that a test cell is for."""
+    parts = split.halves(cell.source)
+    return parts.problem if parts else None
 
 
 def _forbids(notebook: NotebookNode, problem: str) -> bool:
@@ -207,8 +213,7 @@ def _with_answer(reference: NotebookNode, answer: Planted) -> NotebookNode:
     notebook = copy.deepcopy(reference)
     _solutions(notebook)[answer.problem].source = answer.source
     tests = _tests(notebook, answer.problem)
-    others = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade") and c not in tests]
-    notebook.cells = [cell for cell in notebook.cells if cell not in tests and cell not in others]
+    notebook.cells = [cell for cell in notebook.cells if not course.grader_data(cell).get("grade")]
     for seed in range(SEEDS):
         notebook.cells.append(new_code_cell(f"import os\nos.environ[{checks.RELEASE_KEY!r}] = 'proof {seed}'"))
         for cell in copy.deepcopy(tests):
@@ -262,9 +267,10 @@ def _validate(root: Path, released: NotebookNode, reference: NotebookNode) -> Pr
     import nbformat
     from nbgrader.validator import Validator
 
-    solutions = _solutions(reference)
-    for problem, cell in _solutions(released).items():
-        cell.source = _unmarked(solutions[problem].source)
+    answers = {course.grader_data(cell).get("grade_id"): cell.source for cell in reference.cells}
+    for cell in released.cells:
+        if course.grader_data(cell).get("solution"):
+            cell.source = _unmarked(answers[cell.metadata.nbgrader.grade_id])
     start = time.perf_counter()
     validator = Validator(config=course.nbgrader_config(root))
     validator.stream = said = io.StringIO()

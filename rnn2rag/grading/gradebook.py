@@ -1,235 +1,262 @@
-"""Scores into nbgrader's own gradebook, with feedback pages and grades.csv.
-
-nbgrader puts the instructor's cells back into a submission; we run it, several at a time, each test cell in two halves
-(see `split`); nbgrader records the scores.
-"""
+"""nbgrader's own gradebook in the hands of one process: what it releases, restores and records, by nbgrader's rules."""
 
 from __future__ import annotations
 
-import copy
-import json
+import contextlib
+import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rnn2rag import checks, course, execute
+from rnn2rag import course
 from rnn2rag.errors import UserError
-from rnn2rag.grading import split, worker
-from rnn2rag.grading.intake import Submission
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+    from nbgrader.api import Gradebook
     from traitlets.config import Config
 
 KEY_FILE = "release.key"
 
 
-@dataclass
-class Result:
-    """What became of one submission.
+@dataclass(frozen=True)
+class Scores:
+    """What the gradebook says of one submission.
 
-    points, possible: of the whole notebook. manual: whether cells wait for a person. refused: why it was not graded.
-    messages: what the visible tests said. feedback: its page, relative to the tree.
+    points, possible: after the penalty. manual: whether a cell waits for a person. late: seconds. reviews: what people
+    gave, {grade id: {"score": points or None, "comment": text or None}}.
     """
 
-    student: str
-    points: float = 0.0
-    possible: float = 0.0
-    manual: bool = False
-    refused: str = ""
-    notes: list[str] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-    feedback: str = ""
+    points: float
+    possible: float
+    manual: bool
+    late: float
+    penalty: float
+    reviews: dict[str, dict[str, Any]]
 
 
-def grade(
-    tree: Path,
-    name: str,
-    submissions: Sequence[Submission],
-    jobs: int = 1,
-    done: Callable[[Result], None] | None = None,
-) -> list[Result]:
-    """Grade submissions of a problem set into gradebook.db, write their feedback pages and grades.csv.
-
-    jobs: how many run at a time. done: called with each result as it is made. Results come in the order of submissions.
-    """
-    key = prepare(tree, name)
-    results = [Result(item.student, refused=item.refused, notes=list(item.notes)) for item in submissions]
-    with split.Judge(_imports(tree, name), key) as judge:
-        tasks, waiting = [], []
-        for submission, result in zip(submissions, results, strict=True):
-            notebook = _restored(tree, name, submission, result)
-            if notebook is None:
-                if done:
-                    done(result)
-                continue
-            probes = _probes(notebook, key)
-            folder = _autograded(tree, name, submission).parent
-            environment = {checks.RELEASE_KEY: "", "NBGRADER_EXECUTION": "autograde"}
-            tasks.append(
-                execute.Task(probes, folder, environment, worker.CELL_TIMEOUT, network=False, allow_errors=True)
-            )
-            waiting.append((submission, result, notebook))
-
-        def finish(index: int, run: execute.Run) -> None:
-            submission, result, notebook = waiting[index]
-            result.notes += [f"stopped: {run.error.splitlines()[0]}"] if run.error else []
-            _finish(tree, name, submission, result, _judged(notebook, run, judge))
-            if done:
-                done(result)
-
-        execute.run_all(tasks, jobs, finish)
-    _export(tree)
-    return results
-
-
-def prepare(tree: Path, name: str) -> str:
-    """Make the release key where there is none, record the problem set in the gradebook, and return the key."""
+def release_key(tree: Path) -> str:
+    """Return the key from which the hidden inputs are drawn; made where there is none."""
     key = tree / KEY_FILE
     if not key.exists():
         key.touch(mode=0o600)
         key.write_text(secrets.token_hex(32) + "\n", encoding="utf8")
-    folder = course.set_folder(tree, name)
-    notebooks = {path.name: path.read_text(encoding="utf8") for path in sorted(folder.glob("*.ipynb"))}
-    if not notebooks:
-        raise UserError(f"solutions/{name}: its notebook is not made yet; run `make exercises`")
-    with tempfile.TemporaryDirectory(prefix="rnn2rag-set-") as into:
-        course.release(tree, name, notebooks, Path(into), _database(tree))
     return key.read_text(encoding="utf8").strip()
 
 
-def as_json(results: Sequence[Result]) -> str:
-    """Return results as JSON."""
-    return json.dumps([asdict(result) for result in results], indent=1)
+class Book:
+    """The gradebook of the course in `tree`, open at one problem set; use it as a context manager."""
+
+    def __init__(self, tree: Path, name: str) -> None:
+        self.tree = tree
+        self.name = name
+        self.database = f"sqlite:///{tree / 'gradebook.db'}"
+        self.config = course.nbgrader_config(tree, assignment_id=name)
+
+    def __enter__(self) -> Book:
+        from nbgrader.api import Gradebook
+        from nbgrader.preprocessors import latesubmissions, overwritecells, overwritekernelspec, saveautogrades
+
+        self._release()
+        with contextlib.ExitStack() as stack:
+            self.gradebook = stack.enter_context(Gradebook(self.database))
+            cells = _Cells(self.gradebook, self.notebook_id, self.name)
+            # A step of nbgrader opens the gradebook itself, nine times a submission: it is given what is open already.
+            for module in (overwritecells, overwritekernelspec):
+                stack.enter_context(_in_place(module, cells))
+            for module in (saveautogrades, latesubmissions):
+                stack.enter_context(_in_place(module, _Open(self.gradebook)))
+            self._before, self._after = _steps(self.config)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Gradebook]:
+        """Give the gradebook; all that is done with it inside is kept, or nothing of it.
+
+        nbgrader's methods commit one by one; inside, they only pass on what they did.
+        """
+        session = self.gradebook.db()
+        commit = session.commit
+
+        def pass_on() -> None:
+            session.flush()
+            session.expire_all()
+
+        session.commit = pass_on
+        try:
+            yield self.gradebook
+            commit()
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            del session.commit
+
+    def restore(self, notebook: NotebookNode) -> NotebookNode:
+        """Put the instructor's cells back into a submission, as nbgrader does, and return it.
+
+        Raises UserError where nbgrader refuses the notebook.
+        """
+        resources = self._resources("")
+        for step in self._before:
+            try:
+                notebook, resources = step(notebook, resources)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise UserError(f"nbgrader cannot restore its cells ({reason}); start again from the set") from None
+        return notebook
+
+    def record(self, student: str, notebook: NotebookNode, submitted: datetime | None) -> NotebookNode:
+        """Write the scores of a notebook that was run into the gradebook, in one transaction; return the notebook.
+
+        nbgrader's own steps decide: the points of a cell from its outputs, what waits for a person, the comments, and
+        the penalty for being late.
+        """
+        from sqlalchemy.exc import SAWarning
+
+        resources = self._resources(student)
+        with warnings.catch_warnings(), self.transaction() as gradebook:
+            warnings.simplefilter("ignore", SAWarning)  # nbgrader makes a submission before it adds it
+            gradebook.update_or_create_student(student)
+            when = {"timestamp": submitted} if submitted else {}
+            gradebook.update_or_create_submission(self.name, student, **when)
+            for step in self._after:
+                notebook, resources = step(notebook, resources)
+        return notebook
+
+    def scores(self, student: str) -> Scores | None:
+        """Return what the gradebook says of a student's submission; None where it has none."""
+        from nbgrader.api import MissingEntry
+
+        try:
+            submission = self.gradebook.find_submission(self.name, student)
+        except MissingEntry:
+            return None
+        reviews = {}
+        for notebook in submission.notebooks:
+            comments = {comment.name: comment.manual_comment for comment in notebook.comments}
+            for grade in notebook.grades:
+                reviews[grade.name] = {"score": grade.manual_score, "comment": comments.get(grade.name)}
+        penalty = sum(notebook.late_submission_penalty or 0.0 for notebook in submission.notebooks)
+        return Scores(
+            submission.score,
+            submission.max_score,
+            submission.needs_manual_grade,
+            submission.total_seconds_late,
+            penalty,
+            reviews,
+        )
+
+    def _release(self) -> None:
+        """Record the problem set's cells."""
+        folder = course.set_folder(self.tree, self.name)
+        notebooks = {path.name: path.read_text(encoding="utf8") for path in sorted(folder.glob("*.ipynb"))}
+        if not notebooks:
+            raise UserError(f"{folder}: its notebook is not made yet; run `make exercises`")
+        with tempfile.TemporaryDirectory(prefix="rnn2rag-set-") as into:
+            course.release(self.tree, self.name, notebooks, Path(into), self.database)
+        self.notebook_id = next(iter(notebooks)).removesuffix(".ipynb")
+
+    def _resources(self, student: str) -> dict[str, Any]:
+        about = {"notebook": self.notebook_id, "assignment": self.name, "student": student, "db_url": self.database}
+        return {"nbgrader": about, "unique_key": self.notebook_id, "metadata": {}}
 
 
-def _imports(tree: Path, name: str) -> str:
-    """The imports of a problem set's own code cells, which the verdicts use too."""
-    notebooks = [execute.read(path) for path in sorted(course.set_folder(tree, name).glob("*.ipynb"))]
-    cells = [cell for notebook in notebooks for cell in notebook.cells if cell.cell_type == "code"]
-    return split.imports([cell.source for cell in cells if not course.grader_data(cell)])
+class _Open:
+    """A gradebook that is open and stays open, for code that would open and close one."""
+
+    def __init__(self, gradebook: Gradebook) -> None:
+        self._gradebook = gradebook
+
+    def __enter__(self) -> Gradebook:
+        return self._gradebook
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gradebook, name)
 
 
-def _restored(tree: Path, name: str, submission: Submission, result: Result) -> NotebookNode | None:
-    """The submission with the instructor's cells put back by nbgrader; None, with the reason, where it refuses.
+class _Cells:
+    """What nbgrader asks of a gradebook when it restores a submission, read once: it is the same for every one."""
 
-    The file that nbgrader wrote, with every hidden test, is taken away before the submission runs beside it.
-    """
+    def __init__(self, gradebook: Gradebook, notebook_id: str, name: str) -> None:
+        notebook = gradebook.find_notebook(notebook_id, name)
+
+        def copies(cells: Any, *names: str) -> list[SimpleNamespace]:
+            return [SimpleNamespace(**{name: getattr(cell, name) for name in names}) for cell in cells]
+
+        sources = copies(notebook.source_cells, "name", "cell_type", "locked", "source", "checksum")
+        grades, tasks = (copies(cells, "name", "max_score") for cells in (notebook.grade_cells, notebook.task_cells))
+        self._sources = {cell.name: cell for cell in sources}
+        self._graded = {cell.name: cell for cell in [*grades, *tasks]}
+        self._notebook = SimpleNamespace(
+            kernelspec=notebook.kernelspec,
+            source_cells=sources,
+            grade_cells=grades,
+            task_cells=tasks,
+            solution_cells=copies(notebook.solution_cells, "name"),
+        )
+
+    def __enter__(self) -> _Cells:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def find_notebook(self, notebook_id: str, name: str) -> SimpleNamespace:
+        return self._notebook
+
+    def find_source_cell(self, grade_id: str, notebook_id: str, name: str) -> SimpleNamespace:
+        return _found(self._sources, grade_id)
+
+    def find_graded_cell(self, grade_id: str, notebook_id: str, name: str) -> SimpleNamespace:
+        return _found(self._graded, grade_id)
+
+
+def _found(cells: dict[str, SimpleNamespace], grade_id: Any) -> SimpleNamespace:
+    from nbgrader.api import MissingEntry
+
+    if not isinstance(grade_id, str) or grade_id not in cells:
+        raise MissingEntry(f"no cell {grade_id!r}")
+    return cells[grade_id]
+
+
+@contextlib.contextmanager
+def _in_place(module: Any, gradebook: _Open | _Cells) -> Iterator[None]:
+    """Hand a module of nbgrader a gradebook instead of letting it open one."""
+    opened = module.Gradebook
+    module.Gradebook = lambda *arguments, **named: gradebook
+    try:
+        yield
+    finally:
+        module.Gradebook = opened
+
+
+def _steps(config: Config) -> tuple[list[Any], list[Any]]:
+    """Nbgrader's steps before and after a run, as nbgrader_config.py names them."""
     from nbgrader.converters import Autograde
+    from nbgrader.preprocessors import Execute
+    from traitlets import import_item
 
-    if result.refused:
-        return None
-    config = course.nbgrader_config(tree, assignment_id=name, student_id=submission.student)
-    config.Autograde.autograde_preprocessors = []
-    try:
-        course.convert(Autograde, config)
-        notebook = execute.read(_autograded(tree, name, submission))
-    except UserError as error:
-        result.refused = str(error)
-        return None
-    _autograded(tree, name, submission).unlink()
-    return notebook
-
-
-def _probes(notebook: NotebookNode, key: str) -> NotebookNode:
-    """A notebook whose test cells are their probe halves, each with its problem's seed."""
-    notebook = copy.deepcopy(notebook)
-    for cell in filter(worker.is_test, notebook.cells):
-        parts = split.halves(cell.source)
-        if parts:
-            cell.source = f"__seed__ = {checks.seed_of(parts.problem, key)}\n{parts.probe}"
-    return notebook
-
-
-def _judged(notebook: NotebookNode, run: execute.Run, judge: split.Judge) -> NotebookNode:
-    """The notebook with the outputs of its run, and in each split test cell the score that its values deserve.
-
-    Of what a student's process showed in such a cell only text and errors are kept: a result or a report of its own
-    making counts for nothing. A cell that never ran earns nothing.
-    """
-    for cell, executed in zip(notebook.cells, run.notebook.cells, strict=True):
-        if cell.cell_type != "code":
-            continue
-        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
-        parts = split.halves(cell.source) if worker.is_test(cell) else None
-        if parts:
-            score = judge.score(parts, _values(executed))
-            kept = [output for output in cell.outputs if output.output_type in ("stream", "error")]
-            cell.outputs = [*kept, *_score_outputs(score, executed.execution_count)]
-        elif worker.is_test(cell) and executed.execution_count is None:
-            cell.outputs = [_error("NotRun", "the kernel ended before this cell")]
-    return notebook
-
-
-def _values(cell: NotebookNode) -> dict[str, Any]:
-    """What the probes of a cell sent; nothing where they sent it not exactly once, or too much of it."""
-    sent = [output.data[checks.VALUES_MIME] for output in cell.outputs if checks.VALUES_MIME in output.get("data", {})]
-    if len(sent) != 1 or not isinstance(sent[0], dict) or len(json.dumps(sent[0])) > split.LARGEST:
-        return {}
-    return {probe: value for probe, value in sent[0].items() if isinstance(value, dict)}
-
-
-def _score_outputs(score: dict[str, Any], count: int | None) -> list[NotebookNode]:
-    from nbformat.v4 import new_output
-
-    points = {"text/plain": repr(float(score[checks.SCORE_MIME]["points"]))}
-    return [new_output("display_data", score), new_output("execute_result", points, execution_count=count)]
-
-
-def _error(name: str, value: str) -> NotebookNode:
-    from nbformat.v4 import new_output
-
-    return new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"])
-
-
-def _finish(tree: Path, name: str, submission: Submission, result: Result, graded: NotebookNode) -> None:
-    """Let nbgrader record the scores of a run and write the feedback page; put both into the result."""
-    import nbformat
-    from nbgrader.converters import GenerateFeedback
-
-    from rnn2rag.grading.record import Record
-
-    config = course.nbgrader_config(tree, assignment_id=name, student_id=submission.student)
-    nbformat.write(graded, _autograded(tree, name, submission))
-    try:
-        course.convert(Record, config)
-        course.convert(GenerateFeedback, config)
-    except UserError as error:
-        result.refused = str(error)
-        return
-    for cell in worker.cell_scores(graded):
-        result.messages += [rung["message"] for rung in cell.rungs if rung["message"]]
-        result.notes += [f"{cell.grade_id}: {cell.note}"] if cell.note else []
-        result.notes += [f"{cell.grade_id}: the test itself failed: {fault}" for fault in cell.faults]
-    page = Path("feedback", submission.student, name, submission.path.with_suffix(".html").name)
-    result.feedback = page.as_posix()
-    _read_scores(config, name, result)
-
-
-def _autograded(tree: Path, name: str, submission: Submission) -> Path:
-    return tree / "autograded" / submission.student / name / submission.path.name
-
-
-def _read_scores(config: Config, name: str, result: Result) -> None:
-    from nbgrader.api import Gradebook
-
-    with Gradebook(_database(Path(config.CourseDirectory.root))) as gradebook:
-        submission = gradebook.find_submission(name, result.student)
-        result.points, result.possible = submission.score, submission.max_score
-        result.manual = submission.needs_manual_grade
-
-
-def _export(tree: Path) -> None:
-    """Write grades.csv as `nbgrader export` does."""
-    from nbgrader.api import Gradebook
-    from nbgrader.plugins import CsvExportPlugin
-
-    with Gradebook(_database(tree)) as gradebook:
-        CsvExportPlugin(to=str(tree / "grades.csv")).export(gradebook)
-
-
-def _database(tree: Path) -> str:
-    return f"sqlite:///{tree / 'gradebook.db'}"
+    named = Autograde(config=config)
+    quiet = logging.Logger("nbgrader", logging.CRITICAL)
+    found = []
+    for kinds in (named.sanitize_preprocessors, named.autograde_preprocessors):
+        kinds = [import_item(kind) if isinstance(kind, str) else kind for kind in kinds]
+        steps = [kind(config=config) for kind in kinds if kind is not Execute]
+        for step in steps:
+            step.log = quiet
+        found.append(steps)
+    return found[0], found[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbformat import NotebookNode
+from nbformat import NotebookNode, from_dict
 from nbgrader.preprocessors import OverwriteCells
 
 from rnn2rag import course
@@ -16,6 +16,14 @@ class RestoreCells(OverwriteCells):
     nbgrader leaves such a cell (a second copy of a test, a cell of last year's set) half of its metadata, and then
     fails on it when it adds missing cells. Here it becomes a cell like any other.
     """
+
+    def preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+        """Restore the cells of a notebook; those that it lacked get an id, too."""
+        nb, resources = super().preprocess(nb, resources)
+        nb.cells = [from_dict(cell) for cell in nb.cells]  # nbgrader adds cells half as plain dicts
+        for number, cell in enumerate(nb.cells):
+            cell.setdefault("id", f"restored-{number}")
+        return nb, resources
 
     def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
         """Restore one cell, or make it a plain one."""

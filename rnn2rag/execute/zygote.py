@@ -1,0 +1,343 @@
+"""Inside the sandbox: a process that imports everything once, and forks one kernel for each submission.
+
+It is started by `rnn2rag.execute.sandbox` and speaks over a Unix socket that it inherits. A request is one packet of
+JSON with the kernel's own control socket attached. Between the zygote and a kernel stands a supervisor,
+which the kernel cannot see: it keeps the limits of time and memory, and reports how the kernel ended.
+
+Everything here runs before the kernel runs anything of a student. One thread, no ZMQ context, until a kernel is forked.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+KERNELS = Path("/run/kernels")  # the folders of all kernels, seen by the zygote alone
+OWN = Path("/run/kernel")  # a kernel's own folder: its sockets
+BOX, SCRATCH, HOME = Path("/box"), Path("/scratch"), Path("/home")
+WATCH = 0.25  # seconds between two looks at the memory of a submission's processes
+
+# Of Linux: sched.h, sys/mount.h, sys/prctl.h, linux/capability.h
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+CAPABILITY_VERSION_3 = 0x20080522
+
+# What a kernel would import one by one after it starts.
+WARM = (
+    *("torch", "numpy", "matplotlib.figure", "matplotlib.backends.backend_agg", "rnn2rag.checks", "rnn2rag.machine"),
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat", "ipykernel.control"),
+    *("ipykernel.iostream", "ipykernel.debugger", "ipykernel.subshell_manager", "debugpy", "comm", "zmq.asyncio"),
+    *("zmq.eventloop.zmqstream", "IPython.core.completer", "IPython.core.ultratb", "IPython.core.pylabtools"),
+    *("IPython.core.completerlib", "IPython.extensions.storemagic", "jedi", "sqlite3", "tornado.platform.asyncio"),
+    *("tornado.queues", "faulthandler", "pdb", "bdb", "stringprep", "encodings.idna", "unittest.mock"),
+)
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> NoReturn:
+    """Warm up, tell the host, and fork a supervisor for each request until the control socket is closed."""
+    settings = json.loads(sys.argv[1])
+    control = socket.socket(fileno=settings["control"])
+    control.set_inheritable(False)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if settings["mode"] == "bubblewrap" and os.getuid() == 0:
+        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)  # whole: else no kernel may mount its own
+        _become(settings["uid"], settings["gid"])
+    for name in WARM:
+        with contextlib.suppress(ImportError):  # what this version of Jupyter does not have
+            importlib.import_module(name)
+    if settings["optimizers"]:
+        importlib.import_module("torch._dynamo")  # the first step of an optimizer imports it
+    gc.collect()
+    gc.freeze()
+    control.send(b"ready")
+    while True:
+        packet, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+        if not packet:
+            os._exit(0)
+        descriptor = array.array("i", ancillary[0][2])[0]
+        if os.fork() == 0:
+            control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _supervise({**settings, **json.loads(packet)}, socket.socket(fileno=descriptor))
+        os.close(descriptor)
+
+
+def try_out(settings: Mapping[str, Any]) -> None:
+    """Make the name spaces and file systems of a kernel once, and nothing more. Raises OSError where that fails."""
+    if os.getuid() == 0:
+        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        _become(settings["uid"], settings["gid"])
+    _own_namespaces()
+    inside = os.fork()
+    if inside:
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]))
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    _mount("tmpfs", str(BOX), "tmpfs", MS_NOSUID | MS_NODEV, "size=4k")
+    _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    os._exit(0)
+
+
+def _supervise(request: Mapping[str, Any], control: socket.socket) -> NoReturn:
+    """Fork the kernel, hold it to its limits, and report {"status", "why", "cpu_seconds", "peak_memory"} at its end."""
+    try:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        control.send(json.dumps(_watch(request, control)).encode())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"failed": repr(error)}).encode())
+    finally:
+        os._exit(0)
+
+
+def _watch(request: Mapping[str, Any], control: socket.socket) -> dict[str, Any]:
+    limits = request["limits"]
+    if request["mode"] == "bubblewrap":
+        _own_namespaces()
+        has_own_processes = True
+    else:  # as much as the container allows
+        has_own_processes = [libc.unshare(flag) == 0 for flag in (CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID)][-1]
+    ready, written = os.pipe()
+    kernel = os.fork()
+    if kernel == 0:
+        os.close(ready)
+        _kernel(request, written)
+    os.close(written)
+    ended = os.pidfd_open(kernel)
+    end = time.monotonic() + limits["seconds"]
+    waiting = [ended, control, ready]
+    why = "exit"
+    while True:
+        readable, _, _ = select.select(waiting, [], [], WATCH)
+        if ready in readable:
+            waiting.remove(ready)
+            if os.read(ready, 1):
+                control.send(b"ready")
+        if ended in readable:
+            break
+        if control in readable:
+            command = control.recv(64)
+            if command == b"interrupt":
+                os.kill(kernel, signal.SIGINT)
+                continue
+            why = "ended"
+        elif time.monotonic() > end:
+            why = "time"
+        elif _memory(kernel) > limits["memory"]:
+            why = "memory"
+        else:
+            continue
+        break
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(kernel, signal.SIGKILL)
+    _, status, usage = os.wait4(kernel, 0)
+    if not has_own_processes:
+        _kill_all(request["uid"])
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "why": why,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_memory": usage.ru_maxrss << 10,
+    }
+
+
+def _kernel(request: Mapping[str, Any], written: int) -> NoReturn:
+    """Become the kernel of one submission; it says over `written` when it can be spoken to."""
+    try:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        folder = OWN if request["mode"] == "bubblewrap" else Path(request["folder"])
+        if request["mode"] == "bubblewrap":
+            _own_files(request)
+        else:
+            os.chdir(folder / "files")
+            os.environ.update(HOME=str(folder / "files"), TMPDIR=str(folder / "files"), PWD=str(folder / "files"))
+        os.environ.update(request["environment"])
+        _limit(request["limits"])
+        if request["mode"] == "user":
+            _become(request["uid"], request["gid"])
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
+        kept = os.dup2(written, 3)
+        os.closerange(4, 4096)
+        app = _started(folder / "connection.json")
+        if request["mode"] == "bubblewrap":
+            _lock()
+        os.write(kept, b"!")
+        os.close(kept)
+        app.start()
+    finally:
+        os._exit(70)
+
+
+def _started(connection: Path) -> Any:
+    """An ipykernel over the sockets of a connection file, which is read and taken away."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    sys.argv = ["ipykernel_launcher"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    random.seed()  # every kernel is a copy of the zygote, but draws of its own
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    app = IPKernelApp.instance(parent_handle=0)
+    app.initialize(["-f", str(connection), "--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=40"])
+    connection.unlink()
+    return app
+
+
+def _own_namespaces() -> None:
+    """A user, mount, process, IPC, network and host name space of its own for what is forked from here."""
+    user, group = os.getuid(), os.getgid()
+    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWUTS
+    if libc.unshare(flags):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        Path("/proc/self", name).write_text(text)
+
+
+def _own_files(request: Mapping[str, Any]) -> None:
+    """What a kernel sees: the read-only system, its own small file systems, nothing of other kernels."""
+    size = request["limits"]["disk"]
+    flags = MS_NOSUID | MS_NODEV
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    _mount(str(KERNELS / request["name"]), str(OWN), None, MS_BIND | MS_REC)
+    _mount("tmpfs", str(KERNELS), "tmpfs", flags | MS_RDONLY, "size=4k,mode=000")
+    for folder in (BOX, SCRATCH, Path("/dev/shm")):
+        _mount("tmpfs", str(folder), "tmpfs", flags, f"size={size},nr_inodes=16384,mode=755")
+    _mount("tmpfs", str(HOME), "tmpfs", flags, "size=1m,nr_inodes=256,mode=755")
+    _mount("proc", "/proc", "proc", flags | MS_NOEXEC)
+    for path in request["hidden"]:
+        _mount(str(OWN / "empty"), path, None, MS_BIND)
+    shutil.copytree(OWN / "files", BOX, dirs_exist_ok=True)
+    os.chdir(BOX)
+    os.environ.update(HOME=str(HOME), TMPDIR=str(SCRATCH), PWD=str(BOX))
+
+
+def _limit(limits: Mapping[str, float]) -> None:
+    for what, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, limits["disk"]),
+        (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_CPU, limits["seconds"]),
+        (resource.RLIMIT_DATA, limits["memory"]),
+        (resource.RLIMIT_NOFILE, 1024),
+    ):
+        hard = resource.getrlimit(what)[1]
+        value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+        resource.setrlimit(what, (value, value))
+
+
+def _lock() -> None:
+    """Give away for good what was needed to set up: capabilities, and the making of further name spaces."""
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    _mount(None, str(OWN), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    for capability in range(64):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    if libc.capset(header, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _become(user: int, group: int) -> None:
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(PR_SET_DUMPABLE, 1)  # else its own /proc/self belongs to root
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # lost with the change of user
+
+
+def _kill_all(user: int) -> None:
+    """End every process of a user who runs nothing else here."""
+    killer = os.fork()
+    if killer == 0:
+        os.setresuid(user, user, user)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        os._exit(0)
+    os.waitpid(killer, 0)
+
+
+def _memory(kernel: int) -> int:
+    """Bytes that the processes of a submission hold together: those that live in the kernel's process name space.
+
+    What they share with the zygote counts once for each, so a large sum is counted again by proportional shares.
+    """
+    held = _processes(kernel)
+    rough = sum(_field(Path(f"/proc/{process}/statm")) for process in held)
+    if rough < 1 << 30:
+        return rough
+    return sum(_proportional(process) for process in held)
+
+
+def _processes(kernel: int) -> list[str]:
+    try:
+        space = os.stat(f"/proc/{kernel}/ns/pid").st_ino
+        mine = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return []
+    if space == mine:  # no name space of its own
+        return [str(kernel)]
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}/ns/pid").st_ino == space:
+                    found.append(name)
+    return found
+
+
+def _field(statm: Path) -> int:
+    """Resident bytes of a process."""
+    try:
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
+def _proportional(process: str) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    arguments = [None if text is None else text.encode() for text in (source, target, kind)]
+    if libc.mount(*arguments, flags, None if options is None else options.encode()):
+        raise OSError(ctypes.get_errno(), f"mount {target}")
+
+
+def _prctl(option: int, value: int) -> None:
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""A class graded: submissions restored, run by workers, judged, recorded, and told what they earned.
+
+The coordinator alone touches the gradebook, the solutions and the submissions. A submission travels to a worker as
+bytes and comes back as bytes; its answers are judged in a process that never runs a student's code. What was graded
+carries the hash of everything that its grade depends on: a run that is interrupted, or killed, goes on from there.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnn2rag import checks, course, execute
+from rnn2rag.errors import UserError
+from rnn2rag.grading import exports, feedback, forbidden, gradebook, lateness, report, split, worker
+from rnn2rag.grading.fleet import Fleet
+from rnn2rag.grading.intake import Submission
+from rnn2rag.grading.results import Result
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+OURS = "rnn2rag"  # where a graded notebook's metadata keeps what is ours
+CANARY = -1  # the number of the job that must lose
+
+
+def grade(
+    tree: Path,
+    name: str,
+    submissions: Sequence[Submission],
+    jobs: int = 1,
+    scheduler: str | None = None,
+    only: Collection[str] = (),
+    again: bool = False,
+    mode: str = "bubblewrap",
+    done: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Grade submissions of a problem set into gradebook.db; write feedback pages, the class report, and the exports.
+
+    jobs: how many run at a time here. scheduler: the address of a Dask scheduler whose workers run them instead. only:
+    students; the others are not run, but stand in the report and the exports as they were graded before. again: grade
+    those too that have not changed. mode: the sandbox. done: called with each result as it is made. Results come in the
+    order of submissions. Raises UserError where nothing can be graded.
+    """
+    if scheduler is None:
+        execute.sandbox.check(mode)
+    with _Run(tree, name, submissions, mode, done) as run:
+        run.keep(only, again)
+        if run.waiting:
+            run.grade(jobs, scheduler)
+        run.publish()
+    return [result for result in run.results if result and (not only or result.student in only)]
+
+
+class _Run:
+    """One run of the coordinator; use it as a context manager."""
+
+    def __init__(
+        self,
+        tree: Path,
+        name: str,
+        submissions: Sequence[Submission],
+        mode: str,
+        done: Callable[[Result], None] | None,
+    ) -> None:
+        self.tree, self.name, self.submissions, self.mode = tree, name, submissions, mode
+        self.done = done or (lambda result: None)
+        self.results: list[Result | None] = [None] * len(submissions)
+        self.waiting: list[int] = []
+        self._restored: dict[int, NotebookNode] = {}  # those that are with the workers
+
+    def __enter__(self) -> _Run:
+        self.key = gradebook.release_key(self.tree)
+        with contextlib.ExitStack() as stack:
+            self.book = stack.enter_context(gradebook.Book(self.tree, self.name))
+            with self.book.transaction() as database:
+                lateness.apply_dates(database, self.name, self.book.config)
+            self.source = course.set_folder(self.tree, self.name) / f"{self.book.notebook_id}.ipynb"
+            cells = [cell for cell in execute.read(self.source).cells if cell.cell_type == "code"]
+            self.optimizers = any("optim" in cell.source for cell in cells)
+            imports = split.imports([cell.source for cell in cells if not course.grader_data(cell)])
+            self.judge = stack.enter_context(split.Judge(imports, self.key))
+            self._stack = stack.pop_all()
+        self.common = self._common_hash()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
+
+    def keep(self, only: Collection[str], again: bool) -> None:
+        """Take over what a run before has graded and nothing has changed; the rest waits."""
+        for index, submission in enumerate(self.submissions):
+            is_chosen = not only or submission.student in only
+            if submission.refused:
+                result = Result(submission.student, refused=submission.refused, notes=submission.notes)
+            else:
+                result = None if again and is_chosen else self._kept(submission)
+            if not is_chosen:
+                self.results[index] = result
+            elif result is None:
+                self.waiting.append(index)
+            else:
+                self._finished(index, result)
+
+    def grade(self, jobs: int, scheduler: str | None) -> None:
+        """Let workers run what waits, beginning with the canary; record each as it comes back."""
+        held: list[tuple[int, bytes | Exception]] = []
+        is_alive = False
+        with Fleet(jobs, scheduler) as fleet:
+            for index, outcome in fleet.run(self._jobs()):
+                if index == CANARY:
+                    self._must_lose(outcome)
+                    is_alive = True
+                else:
+                    held.append((index, outcome))
+                while is_alive and held:
+                    self._take(*held.pop(0))
+
+    def publish(self) -> None:
+        """Write the exports and the class report."""
+        results = [result for result in self.results if result]
+        exports.write(self.tree, self.name, results)
+        graded = (
+            (submission.student, execute.read(self._graded_path(submission)))
+            for submission, result in zip(self.submissions, self.results, strict=True)
+            if result and not result.refused
+        )
+        _write(self.tree / "reports" / f"{self.name}.html", report.page(self.tree, self.name, results, graded))
+
+    # One submission on its way
+
+    def _jobs(self) -> Iterator[tuple[int, bytes]]:
+        canary = self.book.restore(self._canary())
+        self._restored[CANARY] = canary
+        yield CANARY, self._job(canary, {})
+        for index in self.waiting:
+            submission = self.submissions[index]
+            try:
+                notebook = self.book.restore(execute.read(submission.path))
+                files = submission.files
+            except (UserError, OSError) as error:
+                self._finished(index, Result(submission.student, refused=str(error), notes=submission.notes))
+                continue
+            self._restored[index] = notebook
+            yield index, self._job(notebook, files)
+
+    def _job(self, notebook: NotebookNode, files: dict[str, bytes]) -> bytes:
+        """A submission as it may run: each test cell is its probe half, with its problem's seed."""
+        import nbformat
+
+        notebook = copy.deepcopy(notebook)
+        for cell in notebook.cells:
+            cell.metadata.pop("tags", None)  # no cell is skipped, or expected to raise
+            parts = split.halves(cell.source) if worker.is_test(cell) else None
+            if parts:
+                cell.source = f"__seed__ = {checks.seed_of(parts.problem, self.key)}\n{parts.probe}"
+        built = (re.sub(r"^\d+-", "", self.name).replace("-", "_"),)
+        text = nbformat.v4.writes(notebook)
+        return worker.packed(worker.Job(text, files, self.mode, built, self.optimizers, worker.CELL_TIMEOUT))
+
+    def _take(self, index: int, outcome: bytes | Exception) -> None:
+        """Judge and record what a worker brought back."""
+        submission, notebook = self.submissions[index], self._restored.pop(index)
+        if isinstance(outcome, Exception):
+            reason = f"could not be run ({outcome}): grade again"
+            self._finished(index, Result(submission.student, refused=reason, notes=submission.notes))
+            return
+        came = worker.unpacked(outcome)
+        try:
+            self._judge(notebook, came)
+            notebook = self.book.record(submission.student, notebook, submission.timestamp)
+        except UserError as error:
+            self._finished(index, Result(submission.student, refused=str(error), notes=submission.notes))
+            return
+        notes = [f"stopped: {came.error}"] if came.error else []
+        for cell in worker.cell_scores(notebook):
+            notes += [f"{cell.grade_id}: {cell.note}"] if cell.note else []
+            notes += [f"{cell.grade_id}: the test itself failed: {fault}" for fault in cell.faults]
+        notebook.metadata[OURS] = {
+            "hash": self._hash(submission),
+            "sandbox": self.mode,
+            "seconds": round(came.seconds, 3),
+            "cpu_seconds": round(came.cpu_seconds, 3),
+            "peak_memory": came.peak_memory,
+            "notes": notes,
+        }
+        result = self._result(submission, notebook)
+        self._write_page(submission, notebook, result)
+        for name, content in submission.files.items():
+            _write(self._graded_path(submission).parent / name, content)
+        _write_notebook(self._graded_path(submission), notebook)  # the last: from here on it is graded
+        self._finished(index, result)
+
+    def _judge(self, notebook: NotebookNode, came: worker.Outcome) -> None:
+        """Give a notebook the outputs of its run, and each split test cell the score that its values deserve.
+
+        Of what a student's process showed in such a cell only text and errors are kept: a result or a report of its own
+        making counts for nothing. A cell that never ran earns nothing. What a problem forbids is looked for in the
+        source, too.
+        """
+        import nbformat
+
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        own: list[str] = []  # the cells before
+        for cell, (outputs, count) in zip(code, came.outputs, strict=True):
+            cell.outputs, cell.execution_count = nbformat.from_dict(outputs), count
+            parts = split.halves(cell.source) if worker.is_test(cell) else None
+            if parts:
+                values = _values(cell)
+                used = forbidden.uses(own, parts.probe, parts.forbids) if parts.forbids else None
+                if used:
+                    values = {
+                        probe: {"error": f"{used} is not allowed in this problem: write it yourself."}
+                        for probe in parts.probes
+                    }
+                score = self.judge.score(parts, values)
+                kept = [output for output in cell.outputs if output.output_type in ("stream", "error")]
+                cell.outputs = [*kept, *_score_outputs(score, count)]
+            elif worker.is_test(cell) and count is None:
+                cell.outputs = [_error("NotRun", "the kernel ended before this cell")]
+            if not worker.is_test(cell):
+                own.append(cell.source)
+
+    def _result(self, submission: Submission, notebook: NotebookNode) -> Result:
+        """The result of a submission that is in the gradebook."""
+        scores, ours = self.book.scores(submission.student), notebook.metadata[OURS]
+        return Result(
+            submission.student,
+            scores.points,
+            scores.possible,
+            scores.manual,
+            notes=[*submission.notes, *ours["notes"]],
+            cells=worker.cell_scores(notebook),
+            late=scores.late,
+            penalty=scores.penalty,
+            sandbox=ours["sandbox"],
+            seconds=ours["seconds"],
+            feedback=self._page_path(submission).relative_to(self.tree).as_posix(),
+        )
+
+    def _kept(self, submission: Submission) -> Result | None:
+        """The result of a run before, when nothing that it depends on has changed."""
+        path = self._graded_path(submission)
+        try:
+            notebook = execute.read(path)
+        except UserError:
+            return None
+        ours = notebook.metadata.get(OURS, {})
+        if ours.get("hash") != self._hash(submission) or self.book.scores(submission.student) is None:
+            return None
+        result = self._result(submission, notebook)
+        result.kept = True
+        self._write_page(submission, notebook, result)  # a person may have graded a cell since
+        return result
+
+    def _finished(self, index: int, result: Result) -> None:
+        self.results[index] = result
+        self.done(result)
+
+    # The canary
+
+    def _canary(self) -> NotebookNode:
+        """The released set with the first wrong answer that is planted for each problem."""
+        notebook = execute.read(self.tree / "exercises" / self.name / self.source.name)
+        planted = _wrong_answers(self.source.with_name("misconceptions.py"))
+        for cell in notebook.cells:
+            answer = planted.get(course.grader_data(cell).get("grade_id"))
+            if answer:
+                defined = re.search(r"^(?:def|class) (\w+)", cell.source, re.M)
+                cell.source = re.sub(rf"\b{answer[0]}\b", defined[1], answer[1]) if defined else cell.source
+        return notebook
+
+    def _must_lose(self, outcome: bytes | Exception) -> None:
+        """Raises UserError when the canary's wrong answers earn full marks for a problem, or it cannot be run."""
+        if isinstance(outcome, Exception):
+            raise UserError(f"the sandbox does not run a wrong answer that must lose, so nothing is graded: {outcome}")
+        notebook = self._restored.pop(CANARY)
+        self._judge(notebook, worker.unpacked(outcome))
+        totals: dict[str, list[float]] = {}
+        for cell, score in zip(filter(worker.is_test, notebook.cells), worker.cell_scores(notebook), strict=True):
+            parts = split.halves(cell.source)
+            sums = totals.setdefault(parts.problem if parts else score.grade_id, [0.0, 0.0])
+            sums[0], sums[1] = sums[0] + score.points, sums[1] + score.possible
+        for problem, (points, possible) in totals.items():
+            if points >= possible > 0:
+                raise UserError(
+                    f"a wrong answer to {problem!r} earned full marks: its tests prove nothing; see `prove`"
+                )
+
+    # Where things are, and what a grade depends on
+
+    def _graded_path(self, submission: Submission) -> Path:
+        return self.tree / "autograded" / submission.student / self.name / self.source.name
+
+    def _page_path(self, submission: Submission) -> Path:
+        return self.tree / "feedback" / submission.student / self.name / f"{self.book.notebook_id}.html"
+
+    def _write_page(self, submission: Submission, notebook: NotebookNode, result: Result) -> None:
+        reviews = self.book.scores(submission.student).reviews
+        _write(self._page_path(submission), feedback.page(self.tree, self.name, notebook, result, reviews))
+
+    def _common_hash(self) -> str:
+        """The hash of what all grades of the run depend on: the set, the key, the configuration, the grader itself."""
+        package = Path(course.__file__).parent
+        code = [
+            package / "checks.py",
+            *sorted((package / "execute").glob("*.py")),
+            *sorted(Path(__file__).parent.glob("*.py")),
+        ]
+        parts = [path.read_bytes() for path in (self.source, self.tree / "nbgrader_config.py", *code)]
+        versions = [importlib.metadata.version(name) for name in ("torch", "numpy", "nbgrader", "ipykernel")]
+        return _digest(*parts, self.key.encode(), self.mode.encode(), *(version.encode() for version in versions))
+
+    def _hash(self, submission: Submission) -> str:
+        files = [part for name, data in sorted(submission.files.items()) for part in (name.encode(), data)]
+        when = str(submission.timestamp).encode()
+        return _digest(self.common.encode(), submission.path.read_bytes(), when, *files)
+
+
+def _values(cell: NotebookNode) -> dict[str, Any]:
+    """What the probes of a cell sent; nothing where they sent it not exactly once, or too much of it."""
+    sent = [output.data[checks.VALUES_MIME] for output in cell.outputs if checks.VALUES_MIME in output.get("data", {})]
+    if len(sent) != 1 or not isinstance(sent[0], dict) or len(json.dumps(sent[0])) > split.LARGEST:
+        return {}
+    return {probe: value for probe, value in sent[0].items() if isinstance(value, dict)}
+
+
+def _score_outputs(score: dict[str, Any], count: int | None) -> list[NotebookNode]:
+    from nbformat.v4 import new_output
+
+    points = {"text/plain": repr(float(score[checks.SCORE_MIME]["points"]))}
+    return [new_output("display_data", score), new_output("execute_result", points, execution_count=count)]
+
+
+def _error(name: str, value: str) -> NotebookNode:
+    from nbformat.v4 import new_output
+
+    return new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"])
+
+
+def _wrong_answers(path: Path) -> dict[str, tuple[str, str]]:
+    """The first wrong answer planted for each problem: its name and its source."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf8")
+    found: dict[str, tuple[str, str]] = {}
+    for node in ast.parse(text).body:
+        for decorator in getattr(node, "decorator_list", ()):
+            match decorator:
+                case ast.Call(ast.Name("wrong"), [ast.Constant(str(problem)), *_]) if problem not in found:
+                    lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
+                    found[problem] = (node.name, "\n".join(lines))
+    return found
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def _write_notebook(path: Path, notebook: NotebookNode) -> None:
+    import nbformat
+
+    _write(path, nbformat.writes(notebook))
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content.encode("utf8") if isinstance(content, str) else content)
+    os.replace(new, path)
