@@ -1,9 +1,10 @@
 """How long a class takes to grade: stock `nbgrader autograde` against `rnn2rag grade`, the same honest submissions.
 
 Both run as commands, in turn, each in a tree of its own that starts with the same gradebook and release key; the first
-submissions of the class warm the machine and are not counted. CPU is what the commands and all their descendants used:
-the larger of what they were waited for and of what the whole machine spent meanwhile, since processes in a sandbox may
-end without anyone waiting for them. So nothing else should run beside it. The cells' own time is a lower bound: the
+submissions of the class warm the machine and are not counted. CPU is what a command and all its descendants used, as
+the system's control group counts it where one can be made; elsewhere the larger of what they were waited for and of
+what the whole machine spent meanwhile, since processes in a sandbox may end without anyone waiting for them: then
+nothing else should run beside it. The cells' own time is a lower bound: the
 code cells of the same notebooks, run by `exec` in one warm process without a kernel. Memory is the proportional share
 (PSS) of all processes of a command together, looked at twice a second.
 
@@ -39,9 +40,14 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Spent:
-    """What a command used: wall seconds, CPU seconds waited for and of the whole machine, bytes at its peak."""
+    """What a command used.
+
+    wall: seconds. counted, waited, machine: CPU seconds by its control group (None without one), waited for, and of the
+    whole machine. memory: bytes at its peak.
+    """
 
     wall: float
+    counted: float | None
     waited: float
     machine: float
     memory: int
@@ -49,7 +55,7 @@ class Spent:
     @property
     def cpu(self) -> float:
         """CPU seconds, none lost."""
-        return max(self.waited, self.machine)
+        return max(self.waited, self.machine) if self.counted is None else self.counted
 
 
 class Watch(threading.Thread):
@@ -92,6 +98,32 @@ def proportional(process: int) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def control_group() -> Iterator[Path | None]:
+    """A control group of version 2 for one command; None where this user may not make one."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    group = Path(next((folder for folder, kind in mounts if kind == "cgroup2"), "/"), f"rnn2rag-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        while "populated 1" in (group / "cgroup.events").read_text():
+            time.sleep(0.1)
+        group.rmdir()
+
+
+def counted_by(group: Path | None) -> float | None:
+    """CPU seconds of all that ever ran in a control group."""
+    if group is None:
+        return None
+    microseconds = next(line for line in (group / "cpu.stat").read_text().splitlines() if line.startswith("usage_usec"))
+    return int(microseconds.split()[1]) / 1e6
+
+
 def busy() -> float:
     """CPU seconds that the machine has spent since it started, but for this process."""
     user, nice, system, _, _, interrupts, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
@@ -107,15 +139,21 @@ def waited_for() -> float:
 def spend(tree: Path, *command: str) -> Spent:
     """Run a command in a tree. Ends the benchmark with what the command said where it fails."""
     start, waited, machine = time.perf_counter(), waited_for(), busy()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([str(PROGRAMS / command[0]), *command[1:]], cwd=tree, stdout=said, stderr=said)
+    with control_group() as group, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [str(PROGRAMS / command[0]), *command[1:]],
+            cwd=tree,
+            stdout=said,
+            stderr=said,
+            preexec_fn=(lambda: (group / "cgroup.procs").write_text("0")) if group else None,
+        )
         watch = Watch(process.pid)
         watch.start()
         status = process.wait()
-        spent = Spent(time.perf_counter() - start, waited_for() - waited, busy() - machine, 0)
+        wall = time.perf_counter() - start
         watch.over.set()
         watch.join()
-        spent.memory = watch.peak
+        spent = Spent(wall, counted_by(group), waited_for() - waited, busy() - machine, watch.peak)
         if status:
             said.seek(0)
             sys.exit(f"{' '.join(command)} failed in {tree}:\n{said.read().decode(errors='replace')[-3000:]}")
@@ -221,7 +259,7 @@ def compare(count: int, rounds: int, jobs: int) -> None:
                 one = spent[who][-1]
                 print(
                     f"round {number + 1}, {who}: wall {one.wall:.1f} s, CPU {one.cpu:.1f} s "
-                    f"({one.waited:.1f} s waited for, {one.machine:.1f} s of the whole machine)",
+                    f"({one.waited:.1f} s waited for, {one.machine:.1f} s by the whole machine)",
                     flush=True,
                 )
             graded = {who: scores(tree) for who, tree in trees.items()}

@@ -19,11 +19,14 @@ import json
 import math
 import os
 import sys
+import threading
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rnn2rag import machine
@@ -35,9 +38,14 @@ if TYPE_CHECKING:
 SCORE_MIME = "application/vnd.rnn2rag.score+json"
 VALUES_MIME = "application/vnd.rnn2rag.values+json"
 RELEASE_KEY = "RNN2RAG_RELEASE_KEY"  # environment variable; absent in a student's notebook
-MAX_BYTES = 4 << 20  # of one probe's values in plain form
+# What one probe's values may hold
+MAX_BYTES = 4 << 20  # of tensors and strings
+MAX_ITEMS = 100_000  # of lists and dicts; a tensor counts as ten, for the time that it takes
 MAX_DEPTH = 8
-MAX_ITEMS = 100_000
+MAX_DIMENSIONS = 64
+MAX_BITS = 4096  # of a whole number
+
+MAX_MESSAGE = 1000  # characters
 DTYPES = (
     *("bool", "uint8", "int8", "int16", "int32", "int64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -111,8 +119,8 @@ class Problem:
 
     name: the problem's name, the same in its visible and its hidden cell.
     forbids: what the answer must not use: library calls by their public names ("torch.nn.RNN", "torch.Tensor.backward")
-        and modules ("rnn2rag.built"). A rung whose probe used one of them earns nothing. Calls are seen by torch's
-        function mode while a probe runs: a best effort, not a proof.
+        and modules ("rnn2rag.built"). A rung whose probe used one of them earns nothing. Calls are seen while a probe
+        runs, by torch's function mode and Python's profiler: a best effort, not a proof.
     seed: of the inputs that probes make; by default drawn from the name (see `seed_of`).
     """
 
@@ -169,25 +177,26 @@ class Problem:
     def judge(self, values: Mapping[str, Mapping[str, Any]]) -> Score:
         """Judge what `collect` returned; a probe that sent nothing, or what cannot be read, earns nothing."""
         score = Score(self.name, self.seed)
+        fit = received(values, {verdict[0] for verdict in self._verdicts})  # the probes may have run elsewhere
         for probe, possible, hidden, function in self._verdicts:
-            value = values.get(probe, {"error": "This test sent no answer."})
+            value = fit.get(probe, {"error": "This test sent no answer."})
             score.rungs.append(self._judge(value, possible, hidden, function, score.faults))
         return score
 
     def _run(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The values of a probe in plain form, {"ok": ...}, or {"error": ...} with what stopped it in one line."""
         try:
-            with _quiet(), _calls() as seen:
+            with _quiet(), _watched() as calls:
                 value = function(self.seed) if _takes_seed(function) else function()
         except (Exception, SystemExit) as error:
             return {"error": _explain(error)}
-        used = [name for name in self.forbids if _is_imported(name) or seen & seen_as(name)]
+        used = [name for name in self.forbids if calls.include(name)]
         if used:
             return {"error": f"{used[0]} is not allowed in this problem: write it yourself."}
         try:
             return {"ok": to_plain(value)}
         except (TypeError, ValueError, RuntimeError) as error:
-            return {"error": f"This answer cannot be judged: {error}."}
+            return {"error": _printable(f"This answer cannot be judged: {error}.")}
 
     def _judge(
         self,
@@ -200,19 +209,20 @@ class Problem:
         rung = Rung(hidden or function.__name__.replace("_", " "), float(possible), hidden=hidden is not None)
         try:
             answer = None if "error" in value else from_plain(value["ok"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
             value = {"error": f"This answer cannot be judged: {error}."}
         if "error" in value:
-            rung.message = str(value["error"])[:1000]
+            rung.message = _printable(value["error"])
         else:
             arguments = (answer, self.seed)[: 2 if _takes_seed(function) else 1]
             try:
                 with _quiet():
                     function(*arguments)
             except AssertionError as error:
-                rung.message = str(error) or "This does not hold."
+                rung.message = _printable(str(error)) or "This does not hold."
             except Exception as error:
-                faults.append(f"{rung.name} ({type(error).__name__})" if hidden else f"{rung.name} ({error!r})")
+                what = type(error).__name__ if hidden else _short(repr(error))
+                faults.append(f"{rung.name} ({what})")
             else:
                 rung.points = rung.possible
         if hidden:
@@ -232,14 +242,16 @@ def seed_of(problem: str, key: str | None = None) -> int:
 # What a verdict asserts
 
 
-def shape(value: Any, expected: Sequence[int], instead: Mapping[str, Sequence[int]] | None = None) -> None:
-    """Assert that a value has the expected shape.
+def shape(value: Any, expected: Sequence[int], instead: Mapping[str, Sequence[int]] | None = None) -> torch.Tensor:
+    """Assert that numbers have the expected shape, and return them as a tensor of float64.
 
-    instead: {message: shape} for shapes that known mistakes give. Raises Wrong.
+    value: a number, nested lists of numbers or a tensor. instead: {message: shape} for shapes that known mistakes give.
+    Raises Wrong.
     """
-    got = tuple(_tensor(value).shape)
+    tensor = _tensor(value)
+    got = tuple(tensor.shape)
     if got == tuple(expected):
-        return
+        return tensor
     for message, mistaken in (instead or {}).items():
         if got == tuple(mistaken):
             raise Wrong(message)
@@ -296,77 +308,177 @@ def true(condition: bool, message: str) -> None:
 # Values in plain form: what may cross from a student's process to a grader's
 
 
-def to_plain(value: Any, depth: int = 0) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value as JSON: numbers, strings, lists, dicts, and tensors as raw bytes with shape and dtype.
 
     Tuples become lists; the order of a dict is lost. Raises TypeError for anything else, ValueError for what is too
     deep or too large.
     """
+    plain = _to_plain(value, _Allowance())
+    examine(plain)
+    return plain
+
+
+def from_plain(plain: Any) -> Any:
+    """Return the value that `to_plain` wrote. Raises ValueError for what it cannot have written."""
+    examine(plain)
+    return _from_plain(plain)
+
+
+def examine(plain: Any) -> None:
+    """Raise ValueError unless `to_plain` may have written this: whatever a process sent, quickly and without torch."""
+    _examine(plain, _Allowance(), 0)
+
+
+def received(sent: Any, probes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what a process sent for each probe, whatever it sent: as `Problem.collect` would, fit to be judged.
+
+    sent: JSON of any form. A probe that is not in it is not in the result either.
+    """
+    values = {probe: sent[probe] for probe in probes if probe in sent} if isinstance(sent, dict) else {}
+    return {probe: _received(value) for probe, value in values.items()}
+
+
+def _received(value: Any) -> dict[str, Any]:
+    try:
+        if type(value) is dict and list(value) == ["error"] and type(value["error"]) is str:
+            return {"error": _printable(value["error"])}
+        if type(value) is not dict or list(value) != ["ok"]:
+            raise ValueError("it is not in plain form")
+        examine(value["ok"])
+    except ValueError as error:
+        return {"error": f"This answer cannot be judged: {error}."}
+    return value
+
+
+@dataclass
+class _Allowance:
+    """What a value in plain form may still hold: so many items, and so many bytes of tensors and strings."""
+
+    items: int = MAX_ITEMS
+    bytes: int = MAX_BYTES
+
+    def take(self, items: int = 0, size: int = 0) -> None:
+        self.items -= items
+        self.bytes -= size
+        if self.items < 0:
+            raise ValueError(f"the answer has more than {MAX_ITEMS} items")
+        if self.bytes < 0:
+            raise ValueError(f"the answer is larger than {MAX_BYTES >> 20} MiB")
+
+
+def _to_plain(value: Any, allowance: _Allowance, depth: int = 0) -> Any:
     import torch
 
     if depth > MAX_DEPTH:
         raise ValueError(f"the answer is nested more than {MAX_DEPTH} levels deep")
     if value is None or type(value) in (bool, int, str):
-        plain: Any = value
-    elif type(value) is float:
-        plain = {"float": repr(value)}
-    elif type(value) in (list, tuple):
-        if len(value) > MAX_ITEMS:
-            raise ValueError(f"the answer has a list of more than {MAX_ITEMS} items")
-        plain = [to_plain(item, depth + 1) for item in value]
-    elif type(value) is dict:
+        return value
+    if type(value) is float:
+        return {"float": repr(value)}
+    if type(value) in (list, tuple):
+        allowance.take(len(value))
+        return [_to_plain(item, allowance, depth + 1) for item in value]
+    if type(value) is dict:
+        allowance.take(len(value))
         if any(type(key) not in (str, int) for key in value):
             raise TypeError("expected strings or whole numbers as the keys of a dict")
-        plain = {"dict": [[key, to_plain(value[key], depth + 1)] for key in sorted(value, key=repr)]}
-    elif type(value) in (torch.Tensor, torch.nn.Parameter):
-        plain = _tensor_to_plain(value)
-    else:
-        raise TypeError(f"expected numbers, strings, lists, dicts or tensors, got {type(value).__name__}")
-    if depth == 0 and len(json.dumps(plain)) > 2 * MAX_BYTES:
-        raise ValueError(f"the answer is larger than {MAX_BYTES >> 20} MiB")
-    return plain
+        keys = sorted(value, key=lambda key: (type(key) is str, key))
+        return {"dict": [[key, _to_plain(value[key], allowance, depth + 1)] for key in keys]}
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
+        return _tensor_to_plain(value, allowance)
+    raise TypeError(f"expected numbers, strings, lists, dicts or tensors, got {_short(type(value).__name__)}")
 
 
-def from_plain(plain: Any, depth: int = 0) -> Any:
-    """Return the value that `to_plain` wrote. Raises ValueError for what it cannot have written."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"the value is nested more than {MAX_DEPTH} levels deep")
-    if isinstance(plain, list):
-        return [from_plain(item, depth + 1) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    try:
-        if "float" in plain:
-            return float(plain["float"])
-        if "dict" in plain:
-            return {key: from_plain(item, depth + 1) for key, item in plain["dict"]}
-        return _tensor_from_plain(**plain)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"the value is not in plain form: {error}") from None
-
-
-def _tensor_to_plain(value: torch.Tensor) -> dict[str, Any]:
+def _tensor_to_plain(value: torch.Tensor, allowance: _Allowance) -> dict[str, Any]:
     import torch
 
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in DTYPES or value.layout is not torch.strided or value.is_nested or value.is_meta:
         raise TypeError(f"expected an ordinary tensor, got one of {value.dtype}, {value.layout}, {value.device}")
-    if value.numel() * value.element_size() > MAX_BYTES:
-        raise ValueError(f"the answer holds a tensor of more than {MAX_BYTES >> 20} MiB")
+    allowance.take(10, value.numel() * value.element_size())
     flat = value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).reshape(-1)
     raw = bytes(flat.view(torch.uint8).numpy()) if len(flat) else b""
     return {"tensor": base64.b64encode(raw).decode("ascii"), "dtype": dtype, "shape": list(value.shape)}
 
 
+def _examine(plain: Any, allowance: _Allowance, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the answer is nested more than {MAX_DEPTH} levels deep")
+    if plain is None or type(plain) is bool:
+        return
+    if type(plain) is int:
+        if plain.bit_length() > MAX_BITS:
+            raise ValueError(f"the answer holds a whole number of more than {MAX_BITS} bits")
+    elif type(plain) is str:
+        allowance.take(size=len(plain))
+        try:
+            plain.encode("utf8")
+        except UnicodeEncodeError:
+            raise ValueError("the answer holds a string with half a character") from None
+    elif type(plain) is list:
+        allowance.take(len(plain))
+        for item in plain:
+            _examine(item, allowance, depth + 1)
+    elif type(plain) is dict:
+        _examine_form(plain, allowance, depth)
+    else:
+        raise ValueError("it is not in plain form")
+
+
+def _examine_form(plain: dict[Any, Any], allowance: _Allowance, depth: int) -> None:
+    """One of the forms that are JSON objects: a float, a dict or a tensor."""
+    match plain:
+        case {"float": str(text)} if len(plain) == 1 and len(text) < 32:
+            if repr(float(text)) != text:
+                raise ValueError("a number is not in plain form")
+        case {"dict": list(pairs)} if len(plain) == 1:
+            allowance.take(len(pairs))
+            keys = set()
+            for pair in pairs:
+                if type(pair) is not list or len(pair) != 2 or type(pair[0]) not in (str, int):
+                    raise ValueError("a dict is not in plain form")
+                keys.add(pair[0])
+                _examine(pair[0], allowance, depth + 1)
+                _examine(pair[1], allowance, depth + 1)
+            if len(keys) < len(pairs):
+                raise ValueError("a dict has a key twice")
+        case {"tensor": str(tensor), "dtype": str(dtype), "shape": list(shape)} if len(plain) == 3:
+            allowance.take(10, len(tensor) * 3 // 4 - 2)
+            if dtype not in DTYPES:
+                raise ValueError(f"a tensor cannot have the dtype {_short(dtype)!r}")
+            if any(type(size) is not int or size < 0 for size in shape):
+                raise ValueError("a tensor has no possible shape")
+            if len(shape) > MAX_DIMENSIONS:
+                raise ValueError(f"the answer holds a tensor of more than {MAX_DIMENSIONS} dimensions")
+            if math.prod(max(size, 1) for size in shape) > MAX_BYTES:  # also where one size is 0: loops run over sizes
+                raise ValueError(f"the answer holds a tensor of more than {MAX_BYTES >> 20} Mi elements")
+        case _:
+            raise ValueError("it is not in plain form")
+
+
+def _from_plain(plain: Any) -> Any:
+    match plain:
+        case list():
+            return [_from_plain(item) for item in plain]
+        case {"float": text}:
+            return float(text)
+        case {"dict": pairs}:
+            return {key: _from_plain(item) for key, item in pairs}
+        case {"tensor": tensor, "dtype": dtype, "shape": shape}:
+            return _tensor_from_plain(tensor, dtype, shape)
+    return plain
+
+
 def _tensor_from_plain(tensor: str, dtype: str, shape: list[int]) -> torch.Tensor:
     import torch
 
-    if dtype not in DTYPES:
-        raise ValueError(f"a tensor cannot have the dtype {dtype!r}")
     kind: torch.dtype = getattr(torch, dtype)
     raw = bytearray(base64.b64decode(tensor, validate=True))
-    if any(type(size) is not int or size < 0 for size in shape) or len(raw) != math.prod(shape) * kind.itemsize:
+    if len(raw) != math.prod(shape) * kind.itemsize:
         raise ValueError("the bytes of a tensor do not fit its shape and dtype")
+    if kind is torch.bool and raw.translate(None, b"\0\1"):
+        raise ValueError("a tensor of truth values holds others")
     return torch.frombuffer(raw, dtype=kind).reshape(shape) if raw else torch.empty(shape, dtype=kind)
 
 
@@ -470,25 +582,51 @@ def seen_as(name: str) -> set[str]:
     return _SEEN_AS.get(name, {name.rpartition(".")[2]})
 
 
-def _is_imported(name: str) -> bool:
-    """Whether a module of the course that a problem forbids is loaded."""
-    return name.startswith("rnn2rag.") and any(f"{module}.".startswith(f"{name}.") for module in sys.modules)
+@dataclass
+class _Calls:
+    """What ran inside a probe: torch functions by name, and the modules whose Python code ran."""
+
+    functions: set[str] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+
+    def include(self, name: str) -> bool:
+        """Whether a library function or layer was called, or a module used."""
+        is_run = any(f"{module}.".startswith(f"{name}.") for module in self.modules)
+        return is_run or bool(self.functions & seen_as(name))
 
 
 @contextlib.contextmanager
-def _calls() -> Iterator[set[str]]:
-    """The names of the torch functions that are called inside."""
+def _watched() -> Iterator[_Calls]:
+    """Note what is called inside, also in threads that are started there.
+
+    What torch runs without Python (a scripted function) is not seen.
+    """
     from torch.overrides import TorchFunctionMode
 
-    seen: set[str] = set()
+    calls = _Calls()
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            seen.add(getattr(func, "__name__", ""))
+            calls.functions.add(getattr(func, "__name__", "").partition(".")[0])  # an operator's is "rnn_tanh.input"
             return func(*args, **(kwargs or {}))
 
+    def watch(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            calls.modules.add(str(frame.f_globals.get("__name__")))
+
+    def watch_thread(frame: FrameType, event: str, argument: Any) -> None:
+        sys.setprofile(watch)
+        Watch().__enter__()  # torch keeps the mode for each thread; this one's ends with it
+
+    before = sys.getprofile()
     with Watch():
-        yield seen
+        threading.setprofile(watch_thread)
+        sys.setprofile(watch)
+        try:
+            yield calls
+        finally:
+            sys.setprofile(before)
+            threading.setprofile(None)
 
 
 @contextlib.contextmanager
@@ -509,8 +647,12 @@ def _explain(error: BaseException) -> str:
         return "Nothing is written here yet."
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.line for frame in frames if "ipykernel" in frame.filename or "ipython-input" in frame.filename]
-    where = f", at `{lines[-1]}`" if lines and lines[-1] else ""
-    return f"Your code raised {type(error).__name__}{where}: {_short(str(error) or 'no message')}"
+    where = f", at `{_short(lines[-1])}`" if lines and lines[-1] else ""
+    try:
+        said = str(error)
+    except Exception:  # a student's own class of errors
+        said = ""
+    return _printable(f"Your code raised {type(error).__name__}{where}: {_short(said or 'no message')}")
 
 
 def _tensor(value: Any) -> torch.Tensor:
@@ -529,5 +671,11 @@ def _tensor(value: Any) -> torch.Tensor:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = " ".join(_printable(text).split())
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _printable(text: str) -> str:
+    """A text that can be shown and stored: not too long, no half characters, nothing that steers a terminal."""
+    whole = text[:MAX_MESSAGE].encode("utf8", "replace").decode("utf8")
+    return "".join(c for c in whole if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))

@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     grade.add_argument("--json", action="store_true", help="print the results as JSON")
 
+    gradescope = command("gradescope", _gradescope, "pack a problem set as an autograder for Gradescope")
+    gradescope.add_argument("set", metavar="SET", help="for example 01-recurrent-networks")
+    gradescope.add_argument("--into", type=Path, metavar="FILE.zip", help="default: SET-gradescope.zip, here")
+
     notebooks = command("notebooks", _notebooks, "run the chapters' changed sources and write their editions")
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
     notebooks.add_argument("--check", action="store_true", help="run every edition afresh and write nothing")
@@ -158,6 +162,15 @@ def _grade(options: argparse.Namespace) -> int:
             print(f"{result.student:{width}}  {score:>12}  {'; '.join(remarks)}".rstrip())
         print(f"scores in {tree / 'gradebook.db'} and grades.csv, pages in feedback/, report in reports/")
     return 1 if any(result.refused for result in made) else 0
+
+
+def _gradescope(options: argparse.Namespace) -> int:
+    from rnn2rag.grading import gradescope
+
+    into = options.into or Path(f"{options.set}-gradescope.zip")
+    gradescope.pack(course.root(), options.set, into)
+    print(f"{into}: holds the solutions and the hidden tests; upload it, and give it to nobody")
+    return 0
 
 
 def _notebooks(options: argparse.Namespace) -> int:

@@ -73,8 +73,9 @@ def test_an_attack_earns_what_its_answer_deserves(run, name):
     if name not in run.of:
         pytest.skip("needs a sandbox to fail, and none works here")
     result = run.results[run.of[name]]
+    assert not [text for text in (result.refused, *result.notes) if len(text.splitlines()) > 1], result
     if attack.refused:
-        assert attack.refused in result.refused and "\n" not in result.refused and result.points == 0, result
+        assert attack.refused in result.refused and result.points == 0, result
     elif attack.spoils:
         assert result.points <= attack.deserves, result
     else:

@@ -1,10 +1,14 @@
 """The checks of a problem: messages, values in plain form, seeds, rungs, what is forbidden; and claims."""
 
 import base64
+import concurrent.futures
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import warnings
 
 import pytest
@@ -29,7 +33,7 @@ def message(function, *arguments, **options):
 
 def test_shape():
     shape(torch.zeros(2, 3), (2, 3))
-    shape([[1, 2]], [1, 2])
+    assert torch.equal(shape([[1, 2]], [1, 2])[:, 0], torch.tensor([1.0], dtype=torch.float64))
     shape(3.0, ())
     assert message(shape, torch.zeros(2, 3), (3, 2)) == "expected the shape (3, 2), got (2, 3)."
     assert message(shape, torch.zeros(3), (3, 1), instead={"Keep it.": (3,), "Other.": (1, 3)}) == "Keep it."
@@ -113,6 +117,48 @@ class Mine:
         raise AssertionError("nothing is ever pickled")
 
 
+class Liar:
+    """Says that it is a tensor, equals everything, and has every attribute."""
+
+    __class__ = torch.Tensor
+    dtype, layout, shape = torch.float32, torch.strided, (2,)
+
+    def __eq__(self, other):
+        return True
+
+    def __getattr__(self, name):
+        return lambda *arguments, **named: self
+
+
+class Integer(int):
+    def __repr__(self):
+        return "3"
+
+
+class Float(float):
+    def __repr__(self):
+        return "nan"
+
+
+class Listed(list):
+    def __iter__(self):
+        yield from range(10**9)
+
+
+class Mapped(dict):
+    def __getitem__(self, key):
+        return Mine()
+
+
+EVIL = (Liar, Integer, Float, Listed, Mapped)
+
+
+def itself():
+    value = []
+    value.append(value)
+    return value
+
+
 def is_same(one, other):
     if isinstance(one, torch.Tensor):
         return (
@@ -124,7 +170,7 @@ def is_same(one, other):
 
 
 PLAIN = [
-    *(None, True, False, 0, -(10**30), "", "ä\ud83d", 0.1, -0.0, 1e-320, INFINITE, float("nan")),
+    *(None, True, False, 0, -(10**30), "", "ä\U0001f600", 10**1000, 0.1, -0.0, 1e-320, INFINITE, float("nan")),
     *(torch.arange(6.0)[5::6], torch.arange(12).reshape(3, 4)[:, 1:3], torch.arange(6.0).as_strided((2, 2), (1, 1))),
     *(
         torch.tensor(3.5),
@@ -165,11 +211,27 @@ def deep(levels):
     ("value", "kind", "said"),
     [
         (deep(9), ValueError, "nested more than 8 levels"),
-        ([0] * 100_001, ValueError, "a list of more than 100000 items"),
-        (torch.zeros(2**20 + 1), ValueError, "a tensor of more than 4 MiB"),
-        (torch.zeros(1).expand(10**12), ValueError, "a tensor of more than 4 MiB"),
+        (itself(), ValueError, "nested more than 8 levels"),
+        ([0] * 100_001, ValueError, "more than 100000 items"),
+        ([[0] * 1000] * 1000, ValueError, "more than 100000 items"),
+        ([[[[0] * 1000] * 1000] * 1000] * 1000, ValueError, "more than 100000 items"),
+        (dict.fromkeys(range(100_001)), ValueError, "more than 100000 items"),
+        (torch.zeros(2**20 + 1), ValueError, "larger than 4 MiB"),
+        (torch.zeros(1).expand(10**12), ValueError, "larger than 4 MiB"),
+        (torch.zeros(0, 10**12), ValueError, "a tensor of more than 4 Mi elements"),
+        (torch.zeros([1] * 65), ValueError, "a tensor of more than 64 dimensions"),
         ([torch.zeros(2**19) for _ in range(5)], ValueError, "larger than 4 MiB"),
         ("x" * (9 << 20), ValueError, "larger than 4 MiB"),
+        (["x" * (1 << 20)] * 5, ValueError, "larger than 4 MiB"),
+        (10**100_000, ValueError, "a whole number of more than 4096 bits"),
+        ({-(10**5000): 1}, ValueError, "a whole number of more than 4096 bits"),
+        ("half \ud83d", ValueError, "a string with half a character"),
+        ({"\udc00": 1}, ValueError, "a string with half a character"),
+        *((Evil(), TypeError, f"got {Evil.__name__}") for Evil in EVIL),
+        (torch.ones(2).to_mkldnn(), TypeError, "ordinary tensor"),
+        (torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), TypeError, "ordinary tensor"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), TypeError, "ordinary tensor"),
+        (torch.nn.Buffer(torch.ones(2)).as_subclass(Sneaky), TypeError, "got Sneaky"),
         (torch.ones(2).as_subclass(Sneaky), TypeError, "got Sneaky"),
         (Mine(), TypeError, "got Mine"),
         ([Mine], TypeError, "got type"),
@@ -184,7 +246,7 @@ def deep(levels):
         (torch.empty(2, device="meta"), TypeError, "ordinary tensor"),
         (torch.ones(2).to(torch.float8_e4m3fn), TypeError, "ordinary tensor"),
     ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else repr(value)[:40],
+    ids=lambda value: value if type(value) is str and len(value) < 60 else type(value).__name__,
 )
 def test_what_is_not_plain_is_refused(value, kind, said):
     with pytest.raises(kind, match=said):
@@ -217,17 +279,154 @@ def bytes_of(count):
         {},
         {"float": "abc"},
         {"float": [1]},
+        {"float": "1_0"},
+        {"float": " 1.0"},
+        {"float": "1"},
+        {"float": "١.٠"},
+        {"float": "Infinity"},
+        {"float": "nan(5)"},
+        {"float": "1" * 10**6},
+        {"float": "1.0", "dict": []},
+        {"float": "1.0", "more": 1},
+        {"dict": [["a", 1], ["a", 2]]},
+        {"dict": [["a", 1, 2]]},
+        {"dict": ["ab"]},
+        {"dict": {"a": 1}},
+        {"dict": [[True, 1]]},
+        {"dict": [[None, 1]]},
+        {"dict": [[{"float": "1.0"}, 1]]},
+        {"tensor": 3},
+        {"tensor": None, "dtype": "int8", "shape": [1]},
+        {"tensor": bytes_of(1), "dtype": "__class__", "shape": [1]},
+        {"tensor": bytes_of(1), "dtype": None, "shape": [1]},
+        {"tensor": bytes_of(1), "dtype": "int8", "shape": [1] * 65},
+        {"tensor": "", "dtype": "int8", "shape": [0, 2**22 + 1]},
+        {"tensor": "", "dtype": "int8", "shape": [10**5000, 0]},
+        {"tensor": bytes_of(1), "dtype": "int8", "shape": {"0": 1}},
+        {"tensor": base64.b64encode(b"\2").decode(), "dtype": "bool", "shape": [1]},
+        {"tensor": "AA==\n", "dtype": "int8", "shape": [1]},
+        {"tensor": "ÄÄ==", "dtype": "int8", "shape": [1]},
+        {"tensor": "A" * (8 << 20), "dtype": "int8", "shape": [6 << 20]},
+        {"ok": 1},
+        {"__class__": "Tensor"},
+        {1: 2},
+        1.5,
+        json.loads("NaN"),
+        json.loads("-Infinity"),
+        json.loads("1e999"),
+        10**5000,
+        "\ud83d",
+        (1, 2),
+        b"bytes",
+        torch.ones(1),
+        Liar(),
+        Listed([1]),
+        [0] * 200_000,
+        [[0] * 1000] * 1000,
+        ["x" * 10**6] * 5,
         {"dict": [[[1], 2]]},
         {"dict": [1]},
         {"dict": None},
         deep(9),
         json.loads("[" * 900 + "]" * 900),
     ],
-    ids=lambda lie: str(lie)[:60],
+    ids=lambda lie: " ".join(map(str, lie)) if type(lie) is dict else type(lie).__name__,
 )
 def test_what_to_plain_cannot_have_written_is_refused(lie):
     with pytest.raises(ValueError):
         from_plain(lie)
+
+
+# What a process sent for the two probes of a test, and what the rungs then say.
+CANNOT = "This answer cannot be judged: "
+NONE = "This test sent no answer."
+SENT = {
+    "nothing": (None, [NONE, NONE]),
+    "a list": ([1, 2], [NONE, NONE]),
+    "one of two": ({"one": {"ok": 1}}, ["", NONE]),
+    "one that is no probe": ({"three": {"ok": 1}, 1: 2, None: 3}, [NONE, NONE]),
+    "no object": ({"one": 1, "two": None}, [CANNOT, CANNOT]),
+    "an empty object": ({"one": {}, "two": {"ok": 1}}, [CANNOT, ""]),
+    "both": ({"one": {"ok": 1, "error": "x"}, "two": {"ok": 1, "points": 3}}, [CANNOT, CANNOT]),
+    "an error": ({"one": {"error": "Nothing is written here yet."}, "two": {"ok": 1}}, ["Nothing is", ""]),
+    "an error that is no text": ({"one": {"error": ["x"] * 10**6}, "two": {"error": {"a": 1}}}, [CANNOT, CANNOT]),
+    "a long error": ({"one": {"error": "x" * 10**7}, "two": {"ok": 1}}, ["x" * 1000, ""]),
+    "an error that steers a terminal": (
+        {"one": {"error": "\x1b[2J\u202egone\ud83d"}, "two": {"ok": 1}},
+        ["[2Jgone?", ""],
+    ),
+    "a malformed tensor": ({"one": {"ok": {"tensor": 3}}, "two": {"ok": 1}}, [CANNOT, ""]),
+    "a deep value": ({"one": {"ok": deep(500)}, "two": {"ok": 1}}, [f"{CANNOT}the answer is nested more than 8", ""]),
+    "a value in itself": ({"one": {"ok": itself()}, "two": {"ok": 1}}, [f"{CANNOT}the answer is nested", ""]),
+    "a long whole number": ({"one": {"ok": 10**100_000}, "two": {"ok": 1}}, [f"{CANNOT}the answer holds a whole", ""]),
+    "half a character": ({"one": {"ok": "\ud83d"}, "two": {"ok": 1}}, [f"{CANNOT}the answer holds a string", ""]),
+    "a bare NaN": ({"one": {"ok": float("nan")}, "two": {"ok": 1}}, [CANNOT, ""]),
+    "bytes that lie": (
+        {"one": {"ok": {"tensor": "AAAA", "dtype": "float32", "shape": [1]}}, "two": {"ok": 1}},
+        [f"{CANNOT}the bytes of a tensor do not fit", ""],
+    ),
+    "16 MB of items": ({"one": {"ok": [0] * (8 << 20)}, "two": {"ok": 1}}, [f"{CANNOT}the answer has more than", ""]),
+    "16 MB of text": ({"one": {"ok": "x" * (16 << 20)}, "two": {"ok": 1}}, [f"{CANNOT}the answer is larger", ""]),
+    "16 MB of tensor": (
+        {"one": {"ok": {"tensor": "A" * (16 << 20), "dtype": "int8", "shape": [12 << 20]}}, "two": {"ok": 1}},
+        [f"{CANNOT}the answer is larger", ""],
+    ),
+    "many small tensors": (
+        {"one": {"ok": [{"tensor": "AA==", "dtype": "int8", "shape": [1]}] * 9000}, "two": {"ok": 1}},
+        ["", ""],
+    ),
+    "many probes": ({f"p{n}": {"ok": n} for n in range(10**6)} | {"two": {"ok": 1}}, [NONE, ""]),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_whatever_is_sent_costs_its_own_rung_alone_and_no_time(name):
+    problem = Problem("p")
+
+    def one():
+        raise AssertionError("probes do not run here")
+
+    def two():
+        raise AssertionError("probes do not run here")
+
+    problem.verdict(problem.probe(one), 1)(lambda value: None)
+    problem.verdict(problem.probe(two), 1)(lambda value: equal(value, 1))
+    sent, said = SENT[name]
+    start = time.process_time()
+    fit = checks.received(sent, ["one", "two"])
+    line = json.dumps(fit)  # as it goes on to the process that judges
+    score = problem.judge(json.loads(line))
+    assert time.process_time() - start < 1
+    assert len(line) < 20 << 20 and not score.faults
+    assert all(
+        rung.message.startswith(text) and len(rung.message) <= 1000
+        for rung, text in zip(score.rungs, said, strict=True)
+    )
+    assert [rung.points for rung in score.rungs] == [float(not text) for text in said]
+    assert problem.judge(sent).points == score.points  # also where nothing lies between
+    json.dumps(score._repr_mimebundle_(), ensure_ascii=False).encode("utf8")
+
+
+def test_an_error_of_the_students_own_class_costs_its_rung_alone(capsys):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def mute():
+        raise Mute
+
+    rung, _ = scored(mute)
+    assert rung.message == "Your code raised Mute: no message"
+    rung, _ = scored(lambda: {}["\x1b[31m \ud83d"])
+    assert rung.message == "Your code raised KeyError: '\\x1b[31m \\ud83d'"
+    with pytest.raises(UnicodeEncodeError):
+        "\ud83d".encode()
+
+    def shouts():
+        raise ValueError("\ud83d" + "a" * 10**6)
+
+    rung, _ = scored(shouts)
+    assert rung.message.startswith("Your code raised ValueError: ?aaa") and len(rung.message) < 300
 
 
 # Problems
@@ -438,18 +637,75 @@ def test_a_gradient_that_is_read_is_no_call():
     assert rung.points == 1
 
 
-def test_a_forbidden_module_of_the_course(monkeypatch):
-    monkeypatch.delitem(sys.modules, "rnn2rag.built", raising=False)
+def test_a_forbidden_module_of_the_course():
+    from rnn2rag.built import recurrent_networks
+
+    def uses():
+        cell = recurrent_networks.RecurrentCell(2, 3)
+        return cell(torch.ones(1, 2), torch.zeros(1, 3))
+
+    def uses_it_in_a_thread():
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return pool.submit(uses).result()
+
+    for probe in (uses, uses_it_in_a_thread):
+        rung, _ = scored(probe, forbids=["rnn2rag.built"])
+        assert (rung.points, rung.message) == (0, "rnn2rag.built is not allowed in this problem: write it yourself.")
+        assert scored(probe, forbids=["rnn2rag.build", "built", "torch.nn.RNN"])[0].points == 1
+
+
+def test_a_forbidden_module_that_is_loaded_and_not_used_costs_nothing():
+    from rnn2rag.built import recurrent_networks  # as a student does who compares with it in another cell
+
+    assert recurrent_networks.__name__ in sys.modules
     assert scored(lambda: 1, forbids=["rnn2rag.built"])[0].points == 1
 
-    def imports():
-        import rnn2rag.built  # noqa: F401
 
+def in_a_thread():
+    thread = threading.Thread(target=FORBIDDEN["torch.nn.RNN"])
+    thread.start()
+    thread.join()
+
+
+RNN = torch.nn.RNN(2, 3)
+HIDDEN_CALLS = {
+    "a thread": in_a_thread,
+    "the function of the layer": lambda: torch._VF.rnn_tanh(
+        torch.ones(4, 1, 2), torch.zeros(1, 1, 3), list(RNN.parameters()), True, 1, 0.0, False, False, False
+    ),
+    "an operator": lambda: torch.ops.aten.rnn_tanh.input(
+        torch.ones(4, 1, 2), torch.zeros(1, 1, 3), list(RNN.parameters()), True, 1, 0.0, False, False, False
+    ),
+    "compiled": lambda: torch.compile(RNN, backend="eager")(torch.ones(4, 1, 2)),
+    "by functools": lambda: functools.partial(RNN, torch.ones(4, 1, 2))(),
+    "by map": lambda: list(map(RNN, [torch.ones(4, 1, 2)])),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN_CALLS)
+def test_a_forbidden_call_is_seen_however_it_is_made(name):
+    def probe():
+        HIDDEN_CALLS[name]()
         return 1
 
-    rung, _ = scored(imports, forbids=["rnn2rag.built"])
-    assert (rung.points, rung.message) == (0, "rnn2rag.built is not allowed in this problem: write it yourself.")
-    assert scored(lambda: 1, forbids=["rnn2rag.build"])[0].points == 1
+    rung, _ = scored(probe, forbids=["torch.nn.RNN"])
+    assert (rung.points, rung.message) == (0, "torch.nn.RNN is not allowed in this problem: write it yourself.")
+    assert scored(probe, forbids=["torch.nn.LSTM"])[0].points == 1
+
+
+def test_watching_ends_with_the_probe():
+    seen = []
+
+    def profile(frame, event, argument):
+        seen.append(frame)
+
+    sys.setprofile(profile)
+    try:
+        scored(raises)
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(None)
+    assert threading.getprofile() is None and not torch.overrides._get_current_function_mode_stack()
 
 
 def test_a_score_shows_itself_as_text_and_as_data():

@@ -142,14 +142,42 @@ def _number(path: str) -> int | None:
         return None
 
 
-def check(mode: str) -> None:
-    """Raise UserError, with the way out, where a mode cannot be used on this machine."""
+def check(mode: str, private: Sequence[Path] = ()) -> None:
+    """Raise UserError, with the way out, where a mode cannot be used on this machine.
+
+    private: what a submission must not reach. In mode "user" it is tried out whether that other user does.
+    """
     found = obstacle() if mode == "bubblewrap" else None
     if found:
         without = "or pass --no-sandbox: submissions then run as you, and read and write what you can"
         raise UserError(f"{found[0]}; {found[1]}; {without}")
-    if mode == "user" and os.geteuid() != 0:
+    if mode == "user":
+        _check_user(private)
+
+
+def _check_user(private: Sequence[Path]) -> None:
+    if sys.platform != "linux" or os.uname().machine not in zygote.MACHINES:
+        raise UserError("running a submission as another user needs Linux on x86-64 or aarch64")
+    if os.geteuid() != 0:
         raise UserError("running a submission as another user needs root: start as root")
+    script = (
+        "import os, sys, ipykernel, torch, rnn2rag.execute.zygote\n"
+        "reached = [path for path in sys.argv[1:] if any(os.access(path, kind) for kind in (1, 2, 4))]\n"
+        "print(*reached, sep=', ')"
+    )
+    command = [sys.executable, "-I", "-c", script, *map(str, private)]
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[])
+        said = (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1] if tried.returncode else ""
+    except OSError as error:
+        said = str(error)
+    if said:
+        raise UserError(
+            f"the user {NOBODY}, who runs a submission, cannot run Python here ({said}): "
+            "install Python and this package where everybody may read, for example under /opt"
+        )
+    if reached := tried.stdout.strip():
+        raise UserError(f"the user {NOBODY}, who runs a submission, reaches {reached}: `chmod -R go= {reached}`")
 
 
 def sweep() -> None:
@@ -190,6 +218,7 @@ class Zygote:
             command = [*_bubblewrap(path), *_system(), *own, "--", *command]
         else:
             environment = {"PATH": os.environ.get("PATH", os.defpath), **_ENVIRONMENT}
+            environment |= {"RNN2RAG_CACHE": str(catalog.cache_dir())}
         with theirs:
             self._process = subprocess.Popen(
                 command,

@@ -17,11 +17,13 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import select
 import shutil
 import signal
 import socket
+import struct
 import sys
 import time
 import types
@@ -41,6 +43,12 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
+# linux/bpf_common.h, linux/seccomp.h, linux/audit.h; each machine with its name there and its numbers of two calls
+SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1
+BPF_LOAD, BPF_IF_EQUAL, BPF_IF_FROM, BPF_RETURN = 0x20, 0x15, 0x35, 0x06
+SECCOMP_KILL, SECCOMP_DENY, SECCOMP_ALLOW = 0x80000000, 0x00050000 | 13, 0x7FFF0000
+MACHINES = {"x86_64": (0xC000003E, 41, 317), "aarch64": (0xC00000B7, 198, 277)}  # socket, seccomp
+IO_URING_SETUP, X32 = 425, 0x40000000
 
 # What a kernel would import one by one after it starts.
 WARM = (
@@ -145,7 +153,7 @@ def _watch(request: Mapping[str, Any], control: socket.socket) -> dict[str, Any]
             why = "ended"
         elif time.monotonic() > end:
             why = "time"
-        elif _memory(kernel) > limits["memory"]:
+        elif _memory(_processes(request, kernel)) > limits["memory"]:
             why = "memory"
         else:
             continue
@@ -175,6 +183,7 @@ def _kernel(request: Mapping[str, Any], written: int) -> NoReturn:
         else:
             os.chdir(folder / "files")
             os.environ.update(HOME=str(folder / "files"), TMPDIR=str(folder / "files"), PWD=str(folder / "files"))
+            Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, it ends before the grader
         os.environ.update(request["environment"])
         _limit(request["limits"])
         if request["mode"] == "user":
@@ -187,6 +196,8 @@ def _kernel(request: Mapping[str, Any], written: int) -> NoReturn:
         app = _started(folder / "connection.json")
         if request["mode"] == "bubblewrap":
             _lock()
+        else:
+            _close_network()
         os.write(kept, b"!")
         os.close(kept)
         app.start()
@@ -272,42 +283,83 @@ def _become(user: int, group: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # lost with the change of user
 
 
+def _close_network() -> None:
+    """Deny all threads, for good, all sockets but Unix's: a container's network may be on, and stays so."""
+    architecture, socket_number, seccomp_number = MACHINES[os.uname().machine]
+    program = [
+        (BPF_LOAD, 0, 0, 4),  # the machine whose calls these are
+        (BPF_IF_EQUAL, 1, 0, architecture),
+        (BPF_RETURN, 0, 0, SECCOMP_KILL),
+        (BPF_LOAD, 0, 0, 0),  # the number of the call
+        (BPF_IF_FROM, 4, 0, X32),
+        (BPF_IF_EQUAL, 3, 0, IO_URING_SETUP),  # it makes sockets, too
+        (BPF_IF_EQUAL, 0, 3, socket_number),
+        (BPF_LOAD, 0, 0, 16),  # its first argument
+        (BPF_IF_EQUAL, 1, 0, socket.AF_UNIX),
+        (BPF_RETURN, 0, 0, SECCOMP_DENY),
+        (BPF_RETURN, 0, 0, SECCOMP_ALLOW),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    filter_ = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
+    if libc.syscall(seccomp_number, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, filter_):
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
 def _kill_all(user: int) -> None:
-    """End every process of a user who runs nothing else here."""
-    killer = os.fork()
-    if killer == 0:
-        os.setresuid(user, user, user)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
-        os._exit(0)
-    os.waitpid(killer, 0)
+    """End every process of a user who runs nothing else here, even while they fork and kill."""
+    for _ in range(1000):
+        left = _of_user(user)
+        if not left:
+            return
+        killer = os.fork()
+        if killer == 0:  # at one blow, but they can kill it, too
+            os.setresuid(user, user, user)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            os._exit(0)
+        os.waitpid(killer, 0)
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+    raise OSError("processes of the submission cannot be ended")
 
 
-def _memory(kernel: int) -> int:
-    """Bytes that the processes of a submission hold together: those that live in the kernel's process name space.
+def _memory(processes: list[str]) -> int:
+    """Bytes that the processes of a submission hold together.
 
     What they share with the zygote counts once for each, so a large sum is counted again by proportional shares.
     """
-    held = _processes(kernel)
-    rough = sum(_field(Path(f"/proc/{process}/statm")) for process in held)
+    rough = sum(_field(Path(f"/proc/{process}/statm")) for process in processes)
     if rough < 1 << 30:
         return rough
-    return sum(_proportional(process) for process in held)
+    return sum(_proportional(process) for process in processes)
 
 
-def _processes(kernel: int) -> list[str]:
+def _processes(request: Mapping[str, Any], kernel: int) -> list[str]:
+    """The processes of a submission: those of its user, or those in the kernel's process name space."""
+    if request["mode"] == "user":
+        return _of_user(request["uid"])
     try:
         space = os.stat(f"/proc/{kernel}/ns/pid").st_ino
-        mine = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return []
-    if space == mine:  # no name space of its own
-        return [str(kernel)]
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with contextlib.suppress(OSError):
                 if os.stat(f"/proc/{name}/ns/pid").st_ino == space:
+                    found.append(name)
+    return found
+
+
+def _of_user(user: int) -> list[str]:
+    """The processes of a user that still run. (The owner of a folder in /proc may be root all the same.)"""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                status = Path("/proc", name, "status").read_text(errors="replace")
+                if re.search(rf"^Uid:\t{user}\t", status, re.M) and not re.search(r"^State:\t[ZX]", status, re.M):
                     found.append(name)
     return found
 

@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 OURS = "rnn2rag"  # where a graded notebook's metadata keeps what is ours
-CANARY = -1  # the number of the job that must lose
+WRONG, RIGHT = -1, -2  # the numbers of two jobs of our own: a wrong answer that must lose, a right one that must win
 
 
 def grade(
@@ -112,17 +112,17 @@ class _Run:
                 self._finished(index, result)
 
     def grade(self, jobs: int, scheduler: str | None) -> None:
-        """Let workers run what waits, beginning with the canary; record each as it comes back."""
+        """Let workers run what waits; record each that comes back, once our own two answers earned what they must."""
         held: list[tuple[int, bytes | Exception]] = []
-        is_alive = False
+        tried: set[int] = set()
         with Fleet(jobs, scheduler) as fleet:
             for index, outcome in fleet.run(self._jobs()):
-                if index == CANARY:
-                    self._must_lose(outcome)
-                    is_alive = True
+                if index in (WRONG, RIGHT):
+                    self._try_out(index, outcome)
+                    tried.add(index)
                 else:
                     held.append((index, outcome))
-                while is_alive and held:
+                while len(tried) == 2 and held:
                     self._take(*held.pop(0))
 
     def publish(self) -> None:
@@ -139,9 +139,9 @@ class _Run:
     # One submission on its way
 
     def _jobs(self) -> Iterator[tuple[int, bytes]]:
-        canary = self.book.restore(self._canary())
-        self._restored[CANARY] = canary
-        yield CANARY, self._job(canary, {})
+        for index, answers in ((WRONG, _wrong_answers(self.source)), (RIGHT, _right_answers(self.source))):
+            self._restored[index] = self.book.restore(self._answered(answers))
+            yield index, self._job(self._restored[index], {})
         for index in self.waiting:
             submission = self.submissions[index]
             try:
@@ -266,24 +266,20 @@ class _Run:
         self.results[index] = result
         self.done(result)
 
-    # The canary
+    # Our own two answers
 
-    def _canary(self) -> NotebookNode:
-        """The released set with the first wrong answer that is planted for each problem."""
+    def _answered(self, answers: Mapping[str, str]) -> NotebookNode:
+        """The released set with an answer to each problem."""
         notebook = execute.read(self.tree / "exercises" / self.name / self.source.name)
-        planted = _wrong_answers(self.source.with_name("misconceptions.py"))
         for cell in notebook.cells:
-            answer = planted.get(course.grader_data(cell).get("grade_id"))
-            if answer:
-                defined = re.search(r"^(?:def|class) (\w+)", cell.source, re.M)
-                cell.source = re.sub(rf"\b{answer[0]}\b", defined[1], answer[1]) if defined else cell.source
+            cell.source = answers.get(course.grader_data(cell).get("grade_id"), cell.source)
         return notebook
 
-    def _must_lose(self, outcome: bytes | Exception) -> None:
-        """Raises UserError when the canary's wrong answers earn full marks for a problem, or it cannot be run."""
+    def _try_out(self, index: int, outcome: bytes | Exception) -> None:
+        """Raise UserError when a wrong answer earned full marks, a right one less, or neither can be run."""
         if isinstance(outcome, Exception):
-            raise UserError(f"the sandbox does not run a wrong answer that must lose, so nothing is graded: {outcome}")
-        notebook = self._restored.pop(CANARY)
+            raise UserError(f"not even the set's own answers can be run, so nothing is graded: {outcome}")
+        notebook = self._restored.pop(index)
         self._judge(notebook, worker.unpacked(outcome))
         totals: dict[str, list[float]] = {}
         for cell, score in zip(filter(worker.is_test, notebook.cells), worker.cell_scores(notebook), strict=True):
@@ -291,10 +287,11 @@ class _Run:
             sums = totals.setdefault(parts.problem if parts else score.grade_id, [0.0, 0.0])
             sums[0], sums[1] = sums[0] + score.points, sums[1] + score.possible
         for problem, (points, possible) in totals.items():
-            if points >= possible > 0:
-                raise UserError(
-                    f"a wrong answer to {problem!r} earned full marks: its tests prove nothing; see `prove`"
-                )
+            earned = f"{points:g} of {possible:g} points for {problem!r}, so nothing is graded; run `rnn2rag prove`"
+            if index == WRONG and points >= possible > 0:
+                raise UserError(f"a wrong answer of ours earns {earned}")
+            if index == RIGHT and points < possible:
+                raise UserError(f"the set's own solution earns {earned}")
 
     # Where things are, and what a grade depends on
 
@@ -347,18 +344,25 @@ def _error(name: str, value: str) -> NotebookNode:
     return new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"])
 
 
-def _wrong_answers(path: Path) -> dict[str, tuple[str, str]]:
-    """The first wrong answer planted for each problem: its name and its source."""
-    if not path.exists():
-        return {}
-    text = path.read_text(encoding="utf8")
-    found: dict[str, tuple[str, str]] = {}
+def _right_answers(source: Path) -> dict[str, str]:
+    """The solutions of a set, by grade id."""
+    cells = {course.grader_data(cell).get("grade_id"): cell for cell in execute.read(source).cells}
+    return {name: cell.source for name, cell in cells.items() if course.grader_data(cell).get("solution")}
+
+
+def _wrong_answers(source: Path) -> dict[str, str]:
+    """The first wrong answer that is planted for each problem of a set, by grade id."""
+    planted = source.with_name("misconceptions.py")
+    text = planted.read_text(encoding="utf8") if planted.exists() else ""
+    solutions = _right_answers(source)
+    found: dict[str, str] = {}
     for node in ast.parse(text).body:
         for decorator in getattr(node, "decorator_list", ()):
             match decorator:
                 case ast.Call(ast.Name("wrong"), [ast.Constant(str(problem)), *_]) if problem not in found:
-                    lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
-                    found[problem] = (node.name, "\n".join(lines))
+                    answer = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
+                    defined = re.search(r"^(?:def|class) (\w+)", solutions.get(problem, ""), re.M)
+                    found[problem] = re.sub(rf"\b{node.name}\b", defined[1], answer) if defined else answer
     return found
 
 

@@ -214,9 +214,9 @@ def first_hidden(cells: Sequence[NotebookNode]) -> int:
 def public_rungs(
     rungs: Sequence[Mapping[str, Any]], stated: Mapping[str, float], words: Collection[str] = ()
 ) -> list[checks.Rung]:
-    """Return rungs in the words and with the points that their test states as public, those that failed with no message.
+    """Return rungs in the words and with the points that their test states as public, without what it found.
 
-    words: messages that may be shown nevertheless. Rungs that are not stated are summed up in one line.
+    words: messages that may be shown all the same. Rungs that are not stated are summed up in one line.
     """
     shown = []
     for text, possible in stated.items():
@@ -279,9 +279,9 @@ def templates() -> Environment:
     return environment
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
+def count(number: float, noun: str) -> str:
     """Return a number with its noun, as "1 point" or "2 points"."""
-    return f"{number:.4g} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:g} {noun if number == 1 else noun + 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -396,9 +396,7 @@ class _Marking:
         given = self._review(grade_id)["score"]
         says = _in_words(score, cell, is_open and not test.hidden)
         if not test.hidden and not is_open and cell is not None and any(rung["message"] for rung in score.rungs):
-            says.append(
-                "This cell stands below hidden tests, so what it said is left out. Put the cells back in order."
-            )
+            says.append("What it said is left out, for it stands below hidden tests: put the cells back in order.")
         if given is not None and given != score.points:
             says.append(f"A person changed the points of this test from {score.points:.4g} to {given:.4g}.")
         printed, left = shorten(_printed(cell), MOST_PRINTED, LONGEST_LINE) if is_open else ("", "")
@@ -419,20 +417,20 @@ class _Marking:
 
     def _answers(self, problem: int) -> Iterator[dict[str, Any]]:
         """The student's own cells of a problem: the answers, and code in cells that the set does not have."""
-        answers, lines, here = self._set.problems[problem].answers, MOST_LINES, 0
+        answers, left_for_others, here = self._set.problems[problem].answers, MOST_LINES, 0
         for index, cell in enumerate(self._cells):
             known = _grade_id(cell) or cell.source
-            is_answer = known in answers and course.grader_data(cell).get("solution")
-            is_own = cell.cell_type == "code" and known not in self._set.places and _MARK not in cell.source
             here = self._set.places.get(known, here)
-            if here != problem or not cell.source.strip() or not (is_answer or is_own):
+            is_answer = known in answers and course.grader_data(cell).get("solution")
+            is_other = cell.cell_type == "code" and known not in self._set.places and _MARK not in cell.source
+            if here != problem or not cell.source.strip() or not (is_answer or (is_other and left_for_others > 0)):
                 continue
             if cell.cell_type != "code":
                 text, left = shorten(cell.source[:LONGEST_TEXT], MOST_LINES, LONGEST_TEXT)
                 yield {"text": text, "left": "the rest" if len(cell.source) > LONGEST_TEXT else left, "says": ""}
                 continue
-            code, left = shorten(cell.source, max(lines, 1), LONGEST_LINE)
-            lines -= code.count("\n") + 1
+            code, left = shorten(cell.source, MOST_LINES if is_answer else left_for_others, LONGEST_LINE)
+            left_for_others -= 0 if is_answer else code.count("\n") + 1
             yield {"code": highlighted(code), "left": left, "says": self._stop(cell) if index < self._hidden else ""}
 
     def _stop(self, cell: NotebookNode) -> str:

@@ -348,15 +348,22 @@ def _contents(parts: list[_Part], notebook: str, own: set[str], notes: list[str]
     if len(notebooks) > 1:
         notes.append(f"other notebooks are left out: {_listed(part.name for part in notebooks[:-1])}")
     beside, left = {}, []
+    folded, above = {}, set()  # names but for capitals: on some file systems these are one
     for part in parts:
-        if part.name.suffix == ".ipynb" or part.name.parts[0].casefold() in own:
+        name = part.name
+        if name.suffix == ".ipynb" or name.parts[0].casefold() in own:
             continue
-        if part.file.unfit or not _is_plain(part.name) or _clashes(part.name, beside):
-            left.append(part.name)
+        alike = str(name).casefold()
+        parents = {str(parent).casefold() for parent in name.parents}
+        clashes = folded.get(alike, name) != name or alike in above or not parents.isdisjoint(folded)
+        if part.file.unfit or clashes or not _is_plain(name):
+            left.append(name)
         else:
-            beside[str(part.name)] = part
+            beside[str(name)] = part
+            folded[alike] = name
+            above |= parents
     if left:
-        notes.append(f"files are left out: {_listed(left)}")
+        notes.append(f"files are left out: {_listed(sorted(left))}")
     if len(beside) > MOST_FILES:
         raise _RefusedError(f"has {len(beside)} files beside the notebook; at most {MOST_FILES} are taken")
     if sum(part.file.size for part in beside.values()) > LARGEST:
@@ -395,14 +402,6 @@ def _refuse_large() -> NoReturn:
 
 def _is_plain(name: PurePosixPath) -> bool:
     return len(name.parts) <= 8 and all(_PLAIN.fullmatch(part) and part[-1] not in " ." for part in name.parts)
-
-
-def _clashes(name: PurePosixPath, beside: dict[str, Any]) -> bool:
-    """Whether a name is another's but for capitals, or one of the two would be a folder and a file."""
-    folded = str(name).casefold()
-    others = {other.casefold() for other in beside if other != str(name)}
-    above = {str(parent).casefold() for parent in name.parents}
-    return folded in others or bool(above & others) or any(other.startswith(f"{folded}/") for other in others)
 
 
 def _store(submission: Submission, contents: dict[str, bytes], time: str) -> None:

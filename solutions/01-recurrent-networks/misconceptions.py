@@ -119,12 +119,13 @@ def calls_the_library_cell(inputs, lengths, weight_input, weight_hidden, bias, l
 
 @forbidden("leaky-cell", points=0)
 def imports_what_the_chapter_built(inputs, lengths, weight_input, weight_hidden, bias, leak):
-    import rnn2rag.built.recurrent_networks  # noqa: F401
+    from rnn2rag.built.recurrent_networks import RecurrentCell
 
-    state = inputs.new_zeros(inputs.shape[0], len(bias))
-    states = []
+    cell = RecurrentCell(inputs.shape[-1], len(bias))
+    parameters = {"weight_ih": weight_input, "weight_hh": weight_hidden, "bias": bias}
+    state, states = inputs.new_zeros(inputs.shape[0], len(bias)), []
     for t in range(inputs.shape[1]):
-        new = torch.tanh(inputs[:, t] @ weight_input.T + state @ weight_hidden.T + bias)
+        new = torch.func.functional_call(cell, parameters, (inputs[:, t], state))
         state = torch.where((t < lengths)[:, None], (1 - leak) * state + leak * new, state)
         states.append(state)
     return torch.stack(states, dim=1)

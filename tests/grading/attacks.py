@@ -39,7 +39,7 @@ SET = "01-recurrent-networks"
 NAME = "recurrent-networks.ipynb"
 RELEASED = ROOT / "exercises" / SET / NAME
 FOLDER = Path(__file__).with_name("attacks")
-ANSWER, TEST, HIDDEN = "leaky-cell", "leaky-cell-test", "leaky-cell-hidden"
+ANSWER, TEST, HIDDEN, PROSE = "leaky-cell", "leaky-cell-test", "leaky-cell-hidden", "leak-and-error"
 CELL_TIMEOUT = 8.0  # seconds, in place of the two minutes of a real run
 TRACE = "rnn2rag-attack"  # in the name of every file that an attack leaves
 PROCESS = "attack-leftover"  # the name of every process that an attack leaves
@@ -306,6 +306,17 @@ def answer_is_prose(nb):
     answer.pop("outputs"), answer.pop("execution_count")
 
 
+def prose_is_graded(nb):
+    data = cell(nb, PROSE)["metadata"]["nbgrader"]
+    data.update(solution=False, points=100)
+
+
+def prose_is_code(nb):
+    prose = cell(nb, PROSE)
+    prose.update(cell_type="code", source="2.0", outputs=[], execution_count=None)
+    prose["metadata"]["nbgrader"].update(cell_type="code", solution=False, points=100)
+
+
 def tests_are(kind):
     """The test cells as prose, or raw."""
 
@@ -362,6 +373,17 @@ def nested(depth):
     def place(folder, nb):
         nb["metadata"]["deep"] = "DEEP"
         write(folder, data_of(nb).replace(b'"DEEP"', b"[" * depth + b"]" * depth))
+
+    return place
+
+
+def with_source(source):
+    """A notebook with another cell of the student's own, after the answer."""
+
+    def place(folder, nb):
+        position = nb["cells"].index(cell(nb, ANSWER)) + 1
+        nb["cells"].insert(position, code_cell(source, "own"))
+        write(folder, data_of(nb))
 
     return place
 
@@ -794,6 +816,21 @@ MESSAGES = {
     "clear-without-wait": ("clear_output", {}),
     "transient-of-text": ("update_display_data", {"data": {}, "metadata": {}, "transient": "text"}),
     "comm": ("comm_open", {"comm_id": 3, "target_name": "jupyter.widget", "data": {"state": [1]}}),
+    "comm-buffers": (
+        "comm_open",
+        {"comm_id": "a", "target_name": "jupyter.widget", "data": {"state": {}, "buffer_paths": [["a"], 3]}},
+    ),
+    "comm-output": (
+        "comm_open",
+        {
+            "comm_id": "b",
+            "target_name": "jupyter.widget",
+            "data": {
+                "state": {"_model_module": "@jupyter-widgets/output", "_model_name": "OutputModel", "msg_id": "x"}
+            },
+        },
+    ),
+    "mime-names": ("display_data", {"data": {"../../x": "x", "text/html": [[1]], "": "x"}, "metadata": {"": 1}}),
     "comm-lost": ("comm_msg", {"data": {"method": "update"}}),
 }
 
@@ -915,6 +952,25 @@ def attack(*nothing):
 get_ipython().events.register("pre_run_cell", attack)
 """,
         spoils=True,
+    ),
+    Attack(
+        "outputs-captured",
+        "a widget captures what the test cells show",
+        code="""
+import ipywidgets
+
+taken = ipywidgets.Output()
+display(taken)
+taken.__enter__()
+""",
+        spoils=True,
+    ),
+    Attack(
+        "message-of-many-parts",
+        "one message has a million parts",
+        0,
+        code='checks.Problem.collect = lambda self: {f"{i}": {"a": i} for i in range(1_000_000)}',
+        bare="harms",
     ),
     Attack(
         "outputs-updated",
@@ -1322,9 +1378,16 @@ CHANGED = [
     Attack("ids-same", "both test cells have one grade id", edit=in_grader_data(grade_id=TEST)),
     Attack("ids-gone", "the test cells are numbers that nbgrader does not know", edit=tests_untouched_by_nbgrader),
     Attack("test-added", "a test cell of the student's own gives 100 points", edit=new_test),
-    Attack("solution-flag", "the test cells are answers", edit=in_grader_data(solution=True, locked=False)),
-    Attack("grade-flag", "the test cells are not graded", edit=in_grader_data(grade=False)),
-    Attack("task-flag", "the test cells are tasks for a person", edit=in_grader_data(task=True, solution=False)),
+    Attack(
+        "solution-flag", "the test cells are answers", edit=in_grader_data(solution=True, locked=False), spoils=True
+    ),
+    Attack("grade-flag", "the test cells are not graded", edit=in_grader_data(grade=False), spoils=True),
+    Attack(
+        "task-flag",
+        "the test cells are tasks for a person",
+        edit=in_grader_data(task=True, solution=False),
+        spoils=True,
+    ),
     Attack("unlocked", "the test cells may be edited", edit=in_tests_metadata(deletable=True, editable=True)),
     Attack("checksum-lies", "the checksums of altered tests are others", edit=in_grader_data(checksum="0" * 32)),
     Attack("schema-old", "the metadata are of an old version", edit=in_grader_data(schema_version=1), spoils=True),
@@ -1335,7 +1398,42 @@ CHANGED = [
     Attack("outputs-kept", "the test cells hold full marks and are skipped", edit=with_outputs),
     Attack("tests-are-prose", "the test cells are prose", edit=tests_are("markdown"), spoils=True),
     Attack("tests-are-raw", "the test cells are raw", edit=tests_are("raw"), spoils=True),
-    Attack("answer-is-prose", "the answer cell is prose", 0, edit=answer_is_prose, spoils=True),
+    Attack("answer-is-prose", "the answer cell is prose", edit=answer_is_prose, spoils=True),
+    Attack("prose-is-graded", "the answer in words is a test", edit=prose_is_graded, spoils=True),
+    Attack("prose-is-code", "the answer in words is a test with full marks", edit=prose_is_code, spoils=True),
+    Attack(
+        "grader-forged",
+        "the notebook says that it was graded already",
+        edit=metadata(rnn2rag={"hash": "0" * 64, "sandbox": "none", "notes": ["full marks"]}, nbgrader={"points": 6}),
+    ),
+    *(
+        Attack(
+            f"source-{name}",
+            f"a cell of the student's own is {what}",
+            place=with_source(source),
+            answer=RIGHT,
+            deserves=6,
+            spoils=True,
+        )
+        for name, what, source in (
+            ("deep", "an expression 100,000 deep", "-" * 100_000 + "1"),
+            ("brackets", "brackets 150 deep", "[" * 150 + "]" * 150),
+            ("chain", "a sum of 100,000 numbers", "+".join(["1"] * 100_000)),
+            ("attributes", "an attribute of an attribute, 50,000 times", "x" + ".x" * 50_000),
+            ("blocks", "blocks 90 deep", "\n".join(f"{' ' * i}if 1:" for i in range(90)) + " pass"),
+            ("zero", "a zero byte", "x = 1\0"),
+            ("lines", "a million lines", "x = 1\n" * 1_000_000),
+            ("quotes", "a million quotes", "'" * 1_000_000),
+            ("spaces", "a million spaces and backslashes", " \\\n" * 500_000),
+            (
+                "names",
+                "functions that call each other twice, 60 deep",
+                "leaky_states_0 = leaky_states\n"
+                + "\n".join(f"def f{i}(*a):\n    return f{i - 1}(*a) or f{i - 1}(*a)" for i in range(1, 60))
+                + "\ndef f0(*a):\n    return a\n",
+            ),
+        )
+    ),
     Attack("ids-of-cells-same", "all cells have one id", edit=lambda nb: [c.update(id="same") for c in nb["cells"]]),
     Attack(
         "kernel-named",
@@ -1383,8 +1481,10 @@ CHANGED = [
     Attack("no-cells", "a notebook without cells", 0, place=other(cells=[]), spoils=True),
     Attack("cells-of-numbers", "cells that are numbers", refused="not a valid notebook", place=other(cells=[1, 2])),
     Attack("not-a-file", "a folder with the name of the notebook", refused="has no", place=notebook_is_folder),
-    Attack("a-pipe", "a pipe with the name of the notebook", refused="has no", place=notebook_is_pipe),
-    Attack("a-link", "a link to the solution with the name of the notebook", refused="has no", place=notebook_is_link),
+    Attack("a-pipe", "a pipe with the name of the notebook", refused="no plain file", place=notebook_is_pipe),
+    Attack(
+        "a-link", "a link to the solution with the name of the notebook", refused="holds a link", place=notebook_is_link
+    ),
     Attack(
         "links-beside",
         "links to the course beside the notebook",
@@ -1479,7 +1579,7 @@ for path, text in texts():
         "the gradebook and grades.csv are sought in every file that can be reached",
         code="""
 for path, text in texts():
-    if path.endswith(("gradebook.db", "grades.csv")) or text.startswith(b"SQLite " + b"format") and b"grade_id" in text:
+    if path.endswith((".db", ".csv")) and b"01-recurrent-networks" in text:
         won(path)
         break
 """,
@@ -1883,7 +1983,6 @@ HARMS = [
     Attack(
         "stopped",
         "the kernel stops itself",
-        0,
         code="import os\nimport signal\nos.kill(os.getpid(), signal.SIGSTOP)",
         spoils=True,
     ),
@@ -2315,10 +2414,32 @@ except OSError:
 
 FORBIDDEN = [
     Attack(
-        "built-hidden",
-        "the course's own built code is used and hidden from the list of modules",
+        "built-loaded",
+        "the course's own built code is loaded from its file under another name",
         0,
-        answer=first_of_all("import sys\nimport rnn2rag.built\nsys.modules.pop('rnn2rag.built')"),
+        code="""
+import importlib.util
+import pathlib
+
+import rnn2rag
+
+path = next(pathlib.Path(rnn2rag.__file__).parent.glob("b*t/recurrent_networks.py"))
+spec = importlib.util.spec_from_file_location("mine", path)
+mine = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(mine)
+""",
+        answer="""
+def leaky_states(inputs, lengths, weight_input, weight_hidden, bias, leak):
+    cell = mine.RecurrentCell(inputs.shape[-1], len(bias))
+    parameters = {"weight_ih": weight_input, "weight_hh": weight_hidden, "bias": bias}
+    state, states = inputs.new_zeros(inputs.shape[0], len(bias)), []
+    for t in range(inputs.shape[1]):
+        new = torch.func.functional_call(cell, parameters, (inputs[:, t], state))
+        state = torch.where((t < lengths)[:, None], (1 - leak) * state + leak * new, state)
+        states.append(state)
+    return torch.stack(states, dim=1)
+""",
+        bare="wins",
     ),
     Attack(
         "library-in-a-thread",

@@ -35,7 +35,8 @@ KINDS = (
     *("loop", "blank", "swapped shares", "class", "syntax error", "numpy", "prints much", "an error in a cell before"),
     *("reads a file", "stderr in a cell", "plain cell", "sleeps"),
 )
-PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWNS, PR_SET_CHILD_SUBREAPER = 0x00020000, 36  # of Linux: sched.h, sys/prctl.h
+LIBC = ctypes.CDLL(None)
 LONGEST = 300  # seconds of one command
 MOST_RUNS = 8  # of the same command, until it ends by itself
 DISK = 24 << 20  # bytes of the disk that is filled
@@ -120,10 +121,11 @@ def left():
         time.sleep(0.1)
 
 
-def shared_files():
-    """What lies in shared memory, but for what a process that runs elsewhere has in its command line."""
-    used = " ".join(command for _, _, command in processes().values())
-    return {name for name in os.listdir("/dev/shm") if name not in used}
+def own_shared_memory():
+    """Give this process and what it starts a /dev/shm of their own, where root may do so."""
+    if os.geteuid() == 0 and LIBC.unshare(CLONE_NEWNS) == 0:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)
 
 
 # One command
@@ -161,7 +163,7 @@ class Run:
         self.said.seek(0)
         self.problems.seek(0)
         status, said, problems = self.process.returncode, self.said.read(), self.problems.read().strip()
-        if status in (0, 1):
+        if status in (0, 1) and said:
             return status, json.loads(said), problems
         if status == 2 and len(problems.splitlines()) == 1 and problems.startswith("rnn2rag: "):
             return status, None, problems
@@ -209,7 +211,8 @@ def compared(tree, results, undisturbed):
     """Raises Broken where the grades are not those of the undisturbed run."""
     for what, value in grades(tree, results).items():
         if value != undisturbed[what]:
-            raise Broken(f"{what} differs: {difference(undisturbed[what], value)}")
+            notes = [f"{result['student']}: {note}" for result in results for note in result["notes"]]
+            raise Broken(f"{what} differs: {difference(undisturbed[what], value)}; {notes}")
 
 
 def difference(expected, got):
@@ -243,10 +246,13 @@ def killed(tree, scratch, undisturbed, seconds, chance):
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
             deeds.append((role, time.monotonic() - run.start))
-    results, runs = finished(tree, scratch, run)
-    compared(tree, results, undisturbed)
     kills = ", ".join(f"{role} at {moment:.1f} s" for role, moment in deeds) or "nothing: it was faster"
-    return f"killed {kills}; then {runs} more run{'s' * (runs > 1)} or the rest of one", [role for role, _ in deeds]
+    try:
+        results, runs = finished(tree, scratch, run)
+        compared(tree, results, undisturbed)
+    except Broken as broken:
+        raise Broken(f"killed {kills}; {broken}") from None
+    return f"killed {kills}; ended by itself in run {runs}", [role for role, _ in deeds]
 
 
 def filled(tree, scratch, undisturbed, chance):
@@ -277,9 +283,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    ctypes.CDLL(None).prctl(
-        PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
-    )  # whoever loses its parent becomes a child of this process
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever loses its parent becomes a child of this process
+    own_shared_memory()
     chance = random.Random(options.seed)
     counts, kills = Counter(), Counter()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
@@ -293,9 +298,12 @@ def main():
         if status != 0:
             sys.exit(f"the undisturbed run ended with status {status}: {problems}")
         undisturbed = grades(tree, results)
+        lying = [*left(), *os.listdir(scratch), *os.listdir("/dev/shm")]
+        if lying:
+            sys.exit(f"the undisturbed run left behind: {lying}")
         print(f"undisturbed: {len(results)} submissions in {seconds:.1f} s", flush=True)
         for number in range(1, options.rounds + 1):
-            before = shared_files()
+            before = {*os.listdir(scratch), *os.listdir("/dev/shm")}
             tree = shutil.copytree(template, Path(folder, f"round-{number}", "course"))
             outcome = "held"
             try:
@@ -310,7 +318,7 @@ def main():
                 living = left()
                 if living:
                     raise Broken(f"left running: {living}")
-                lying = [*os.listdir(scratch), *sorted(shared_files() - before)]
+                lying = sorted({*os.listdir(scratch), *os.listdir("/dev/shm")} - before)
                 if lying:
                     raise Broken(f"left lying: {lying}")
             except Broken as broken:
