@@ -1,10 +1,15 @@
-"""The course's tree as its tools see it: where it is, its problem sets, and nbgrader set up for it."""
+"""The course's tree as its tools see it: where it is, its problem sets, and nbgrader set up for it.
+
+A problem set stands in solutions/, or in the private folder that `c.Rnn2rag.private` in nbgrader_config.py names,
+relative to the tree: there, where both hold it, so that hidden tests need not stand in a public tree.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -32,16 +37,38 @@ def root(start: Path | None = None) -> Path:
 
 
 def set_names(tree: Path) -> list[str]:
-    """Return the problem sets: the folders of solutions/ that hold a text source."""
-    return sorted({source.parent.name for source in (tree / "solutions").glob("*/*.md")})
+    """Return the problem sets: the folders that hold a text source, private ones too."""
+    return sorted({source.parent.name for folder in _homes(tree) for source in folder.glob("*/*.md")})
 
 
 def set_folder(tree: Path, name: str) -> Path:
-    """Return the folder of a problem set under solutions/. Raises UserError that lists the sets for an unknown name."""
+    """Return the folder of a problem set, the private one before the one in solutions/.
+
+    Raises UserError that lists the sets for an unknown name.
+    """
     known = set_names(tree)
     if name not in known:
         raise UserError(f"there is no problem set {name!r}; the sets are: {', '.join(known) or 'none yet'}")
-    return tree / "solutions" / name
+    return next(folder / name for folder in _homes(tree) if any((folder / name).glob("*.md")))
+
+
+def private_folder(tree: Path) -> Path | None:
+    """Return the folder of private problem sets; None where nbgrader_config.py names none.
+
+    Raises UserError where there is no such folder: without it sets would be graded without their hidden tests.
+    """
+    named = _config(tree).Rnn2rag.get("private")
+    if not named:
+        return None
+    folder = Path(os.path.normpath(tree / named))
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}, which c.Rnn2rag.private in nbgrader_config.py names")
+    return folder
+
+
+def shown(tree: Path, path: Path) -> str:
+    """Return a path as people are told it: from the top of the tree, also where it lies outside."""
+    return os.path.relpath(path, tree)
 
 
 def grader_data(cell: NotebookNode) -> dict[str, Any]:
@@ -61,9 +88,7 @@ def nbgrader_config(tree: Path, **course: str) -> Config:
         raise UserError(
             "nbgrader is not installed: run `pip install -r requirements.txt` in the course's folder"
         ) from None
-    from traitlets.config.loader import PyFileConfigLoader
-
-    config = PyFileConfigLoader("nbgrader_config.py", path=str(tree)).load_config()
+    config = _config(tree)
     config.CourseDirectory.update({"root": str(tree), **course})
     return config
 
@@ -102,7 +127,7 @@ def release(tree: Path, name: str, notebooks: Mapping[str, str], into: Path, dat
 
     with tempfile.TemporaryDirectory(prefix="rnn2rag-release-") as folder:
         course = Path(folder).resolve()
-        config.CourseDirectory.root = str(course)
+        config.CourseDirectory.update({"root": str(course), "source_directory": "solutions"})
         for file_name, text in notebooks.items():
             notebook = course / "solutions" / name / file_name
             notebook.parent.mkdir(parents=True, exist_ok=True)
@@ -110,5 +135,20 @@ def release(tree: Path, name: str, notebooks: Mapping[str, str], into: Path, dat
         try:
             convert(GenerateAssignment, config)
         except UserError as error:
-            raise UserError(f"solutions/{name}: {error}") from None
+            raise UserError(f"{shown(tree, set_folder(tree, name))}: {error}") from None
         shutil.copytree(course / "exercises" / name, into / name, dirs_exist_ok=True)
+
+
+def _homes(tree: Path) -> list[Path]:
+    """The folders in which problem sets stand, the private one first."""
+    private = private_folder(tree)
+    return [tree / "solutions"] if private is None else [private, tree / "solutions"]
+
+
+def _config(tree: Path) -> Config:
+    """What nbgrader_config.py says; nothing where there is none."""
+    from traitlets.config.loader import Config, PyFileConfigLoader
+
+    if not (tree / "nbgrader_config.py").exists():
+        return Config()
+    return PyFileConfigLoader("nbgrader_config.py", path=str(tree)).load_config()

@@ -153,6 +153,18 @@ def test_hidden_tests_stand_with_their_problem(klass):
     assert "The plain cell keeps nothing, the leaky one a third." in second
 
 
+def test_other_cells_stand_with_the_problem_under_whose_heading_they_are(klass):
+    tree, results, notebooks = klass
+    nb = copy.deepcopy(notebooks["Ada"])
+    for grade_id in ("leaky-cell", "leak-and-error"):
+        place = nb.cells.index(graded_cell(nb, grade_id))
+        nb.cells.insert(place, new_code_cell(f"before = '{grade_id}'", execution_count=1))
+        nb.cells.insert(place + 2, new_code_cell(f"behind = '{grade_id}'", execution_count=1))
+    sections = [text_of(part) for part in feedback.page(tree, SET, nb, results["Ada"]).split("<section")[1:]]
+    for text, grade_id in zip(sections, ("leaky-cell", "leak-and-error"), strict=True):
+        assert re.findall(r"(\w+) = '([\w-]+)'", text) == [("before", grade_id), ("behind", grade_id)]
+
+
 def test_a_link_leads_to_the_published_book(klass, tmp_path):
     tree, results, notebooks = klass
     shutil.copytree(tree / "solutions", tmp_path / "solutions")

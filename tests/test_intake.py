@@ -1,7 +1,6 @@
 """Submissions in, grades out: what learning management systems give and take, bad files, late ones, and fuzz."""
 
 import csv
-import io
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from rnn2rag import course
 from rnn2rag.errors import UserError
 from rnn2rag.grading import exports, intake
 from rnn2rag.grading.results import Result
+from rnn2rag.grading.worker import CellScore
 
 NAME = "recurrent-networks.ipynb"
 RELEASED = load(ROOT / "exercises" / SET / NAME)
@@ -255,7 +255,7 @@ def test_files_are_carried(tree, tmp_path):
     files = {f"{folder}/{name}": what for name, what in {NAME: "a", **beside, **odd}.items()}
     ada = one(tree, zipped(tmp_path / "a.zip", files))
     assert ada.files == beside and ada.refused == ""
-    assert ada.notes == ["files are left out: a?b.csv, DATA.csv"]
+    assert ada.notes == ["files are left out: DATA.csv, a?b.csv"]
     canvas = {f"ben_72_9001_{NAME}": "b", "ben_72_9002_data.csv": b"5"}
     assert one(tree, zipped(tmp_path / "b.zip", canvas), "ben").files == {"data.csv": b"5"}
     fewer = {f"{folder}/{NAME}": "a", f"{folder}/data.csv": b"1,2"}
@@ -513,6 +513,228 @@ def test_a_set_without_its_notebook_is_one_line(tree):
     put(tree / "submitted", {f"ada/{SET}/{NAME}": "a"})
     said = one_line(*rnn2rag(tree, "grade", SET, "--no-sandbox"))
     assert said.endswith(f"solutions/{SET}: its notebook is not made yet; run `make exercises`")
+
+
+# Lateness
+
+DUE = {SET: "2027-03-01 23:00 +01:00"}  # 22:00 UTC
+MINUTE, DAY = 60.0, 86400.0
+
+
+def with_policy(tree, text):
+    """Add to nbgrader_config.py of a tree."""
+    with (tree / "nbgrader_config.py").open("a", encoding="utf8") as config:
+        config.write(f"\n{text}\n")
+    return tree
+
+
+LOSSES = [
+    ("", 9 * DAY, None),
+    ("c.LatePenalty.per_day = 0.1", 1, 0.8),
+    ("c.LatePenalty.per_day = 0.1", DAY, 0.8),
+    ("c.LatePenalty.per_day = 0.1", DAY + 1, 1.6),
+    ("c.LatePenalty.per_day = 0.1; c.LatePenalty.grace = 15", 15 * MINUTE, None),
+    ("c.LatePenalty.per_day = 0.1; c.LatePenalty.grace = 15", 16 * MINUTE, 0.8),
+    ("c.LatePenalty.per_day = 0.1", 99 * DAY, 8),
+    ("c.LatePenalty.per_day = 0.1; c.LatePenalty.most = 0.5", 99 * DAY, 4),
+    ("c.LatePenalty.per_day = 0.1; c.LatePenalty.most = 0.5; c.LatePenalty.last_day = 7", 7 * DAY, 4),
+    ("c.LatePenalty.per_day = 0.1; c.LatePenalty.most = 0.5; c.LatePenalty.last_day = 7", 7 * DAY + 1, 8),
+    ("c.LatePenalty.last_day = 0", 1, 8),
+    ('c.LateSubmissionPlugin.penalty_method = "zero"', 1, 8),
+]
+
+
+@pytest.mark.parametrize(("policy", "seconds", "lost"), LOSSES)
+def test_what_lateness_costs(tree, policy, seconds, lost):
+    from rnn2rag.grading import lateness
+
+    penalty = lateness.LatePenalty(config=course.nbgrader_config(with_policy(tree, policy)))
+    found = penalty.late_submission_penalty("ada", 8.0, seconds)
+    assert found is None if lost is None else found == pytest.approx(lost)
+
+
+BAD_POLICIES = {
+    'due = {"03-x": "2027-03-01 23:00 UTC"}': "due['03-x']: there is no such problem set; the sets are: " + SET,
+    f'due = {{"{SET}": "2027-03-01 23:00"}}': f"due['{SET}']: '2027-03-01 23:00' is no date with a time zone; write it",
+    f'due = {{"{SET}": "2027-02-30 23:00 UTC"}}': f"due['{SET}']: '2027-02-30 23:00 UTC' is no date with a time zone",
+    f'due = {{"{SET}": "2027-02-03 23:00 Mars/Base"}}': f"due['{SET}']: '2027-02-03 23:00 Mars/Base' is no date",
+    f'due = {{"{SET}": "2027-02-03 23:00 ../../etc/passwd"}}': f"due['{SET}']: '2027-02-03 23:00 ../../etc/passwd'",
+    f'due = {{"{SET}": "2027-02-03 23:00 +99:00"}}': f"due['{SET}']: '2027-02-03 23:00 +99:00' is no date",
+    f'due = {{"{SET}": 3}}': f"due['{SET}']: 3 is no date with a time zone",
+    'due = "tomorrow"': "The 'due' trait of a LatePenalty instance expected a dict, not the str 'tomorrow'.",
+    f'extensions = {{"{SET}": {{"ada": "2027-03-01 23:00 UTC"}}}}': f"extensions['{SET}']: the set has no due date",
+    f'due = {DUE}; c.LatePenalty.extensions = {{"{SET}": "ada"}}': f"extensions['{SET}']: must be {{student: date}}",
+    f'due = {DUE}; c.LatePenalty.extensions = {{"{SET}": {{"ada": "2027-02-01 23:00 UTC"}}}}': (
+        f"extensions['{SET}']: the date for 'ada' is before the due date"
+    ),
+    "per_day = 1.5": "per_day: must be a share from 0 to 1, not 1.5",
+    "per_day = float('nan')": "per_day: must be a share from 0 to 1, not nan",
+    "most = -1": "most: must be a share from 0 to 1, not -1",
+    "grace = -1": "grace: must be 0 or more, not -1",
+    'last_day = "seven"': "The 'last_day' trait of a LatePenalty instance expected a float, not the str 'seven'.",
+}
+
+
+@pytest.mark.parametrize(("policy", "said"), BAD_POLICIES.items())
+def test_a_bad_policy_is_one_line(tree, policy, said):
+    from nbgrader.api import Gradebook
+
+    from rnn2rag.grading import lateness
+
+    config = course.nbgrader_config(with_policy(tree, f"c.LatePenalty.{policy}"))
+    with Gradebook("sqlite://") as gradebook, pytest.raises(UserError) as caught:
+        gradebook.add_assignment(SET)
+        lateness.apply_dates(gradebook, SET, config)
+    line = str(caught.value)
+    assert line.startswith("nbgrader_config.py: c.LatePenalty") and said in line and "\n" not in line
+
+
+def test_dates_go_into_nbgraders_gradebook(tree):
+    from nbgrader.api import Gradebook
+
+    from rnn2rag.grading import lateness
+
+    later = {SET: {"ben": "2027-03-29 03:30 Europe/Berlin", "nobody": "2027-04-01 00:00 UTC"}}
+    config = course.nbgrader_config(with_policy(tree, f"c.LatePenalty.due = {DUE}; c.LatePenalty.extensions = {later}"))
+    with Gradebook("sqlite://") as gradebook:
+        gradebook.add_assignment(SET)
+        gradebook.add_assignment("02-attention", duedate="2027-01-01 00:00:00 UTC")
+        for student in ("ada", "ben"):
+            gradebook.add_student(student)
+            gradebook.add_submission(SET, student, timestamp="2027-03-29 01:31:00 UTC")
+        lateness.apply_dates(gradebook, SET, config)
+        lateness.apply_dates(gradebook, "02-attention", config)
+        ada, ben = (gradebook.find_submission(SET, student) for student in ("ada", "ben"))
+        assert ada.duedate == datetime(2027, 3, 1, 22) and ada.extension is None
+        assert ben.duedate == datetime(2027, 3, 29, 1, 30) and ben.total_seconds_late == 60
+        assert gradebook.find_assignment("02-attention").duedate == datetime(2027, 1, 1)
+
+
+PLANTED = (ROOT / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
+
+
+def answered(name="one_sequence_after_the_other"):
+    """The released notebook with a planted answer."""
+    nb = json.loads(titled("answered"))
+    source = re.search(rf"^def {name}\(.*?(?=^@|\Z)", PLANTED, re.S | re.M)[0].strip()
+    graded_cell(nb, "leaky-cell")["source"] = source.replace(name, "leaky_states")
+    return json.dumps(nb).encode()
+
+
+def nbgrader(tree, *arguments):
+    program = str(Path(sys.executable).with_name("nbgrader"))
+    run = subprocess.run([program, *arguments], cwd=tree, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def rows(path):
+    with path.open(encoding="utf8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+COLUMNS = ("student_id", "duedate", "timestamp", "raw_score", "late_submission_penalty", "score")
+
+
+def test_stock_autograde_takes_the_same_penalty(tree):
+    later = {SET: {"ben": "2027-03-03 22:00 UTC"}}
+    with_policy(tree, f"c.LatePenalty.due = {DUE}; c.LatePenalty.extensions = {later}; c.LatePenalty.per_day = 0.1")
+    for student in ("ada", "ben"):
+        stamp = b"2027-03-04 10:00:00.000000 UTC\n"
+        put(tree / "submitted", {f"{student}/{SET}/{NAME}": answered(), f"{student}/{SET}/timestamp.txt": stamp})
+    status, stdout, stderr = rnn2rag(tree, "grade", SET, "--json")
+    assert status == 0, stderr
+    results = {result["student"]: result for result in json.loads(stdout)}
+    assert results["ada"]["late"] == 2.5 * DAY and results["ben"]["late"] == 0.5 * DAY
+    ours = [[row[column] for column in COLUMNS] for row in rows(tree / "grades.csv")]
+    lost = {student: float(penalty) / float(raw) for student, _, _, raw, penalty, _ in ours}
+    assert lost == {"ada": pytest.approx(0.3), "ben": pytest.approx(0.1)}
+    assert results["ada"]["penalty"] == float(ours[0][4])
+    for path in ("gradebook.db", "grades.csv"):
+        (tree / path).unlink()
+    nbgrader(tree, "generate_assignment", SET, "--force")
+    nbgrader(tree, "autograde", SET, "--force")
+    nbgrader(tree, "export")
+    assert [[row[column] for column in COLUMNS] for row in rows(tree / "grades.csv")] == ours
+
+
+# Grades out
+
+
+@pytest.fixture
+def graded(tree, tmp_path):
+    """A class with scores in its gradebook, one late, one half graded, one with a dangerous name."""
+    from nbgrader.api import Gradebook
+
+    from rnn2rag.grading.gradebook import Book
+
+    intake.collect(tree, SET, zipped(tmp_path / "a.zip", ZIPS["Canvas"]))
+    intake.collect(tree, SET, zipped(tmp_path / "b.zip", {f"{MOODLE.format('Cleo', 501)}/{NAME}": "c"}))
+    with Book(tree, SET):
+        pass
+    people = {
+        "ada": {"first_name": '=cmd|"/c calc"!A1', "last_name": "Lovelace, Countess", "email": "ada@uni.edu"},
+        "ben": {"email": "=1+1@uni.edu"},
+        "Cleo": {"first_name": "Cléo"},
+        "dora": {},
+        "emil": {},
+    }
+    with Gradebook(f"sqlite:///{tree / 'gradebook.db'}") as gradebook:
+        for student, about in people.items():
+            gradebook.add_student(student, **about)
+            submission = gradebook.add_submission(SET, student)
+            for grade in submission.notebooks[0].grades:
+                if grade.max_score_gradecell or student != "dora":
+                    grade.manual_score, grade.needs_manual_grade = grade.max_score / 3, student == "dora"
+            if student == "ben":
+                submission.notebooks[0].late_submission_penalty = 1.0
+        gradebook.db.commit()
+    return tree
+
+
+def test_grades_for_canvas(graded):
+    exports.write(graded, SET)
+    with (graded / f"grades-{SET}-canvas.csv").open(encoding="utf8", newline="") as file:
+        head, points, *students = list(csv.reader(file))
+    assert head == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", SET]
+    assert points[0] == "    Points Possible" and points[5] == "8"
+    assert students == [
+        ["Cléo", "", "", "Cleo", "", "2.6667"],
+        ['\'=cmd|"/c calc"!A1 Lovelace, Countess', "71", "", "ada", "", "2.6667"],
+        ["ben", "72", "", "ben", "", "1.6667"],
+        ["emil", "", "", "emil", "", "2.6667"],
+    ]
+
+
+def test_grades_for_moodle(graded):
+    cell = CellScore("t", 0.0, 2.0, [{"message": "a < b"}, {"message": ""}])
+    left = exports.write(graded, SET, [Result("ben", cells=[cell]), Result("emil", refused="is no notebook")])
+    assert left == ["dora", "emil"]
+    found = {row["ID number"]: row for row in rows(graded / f"grades-{SET}-moodle.csv")}
+    assert list(found) == ["Cleo", "ada", "ben"]
+    assert {"Identifier", "Grade", "Last modified (grade)", "Feedback comments"} <= found["Cleo"].keys()
+    assert (found["Cleo"]["Identifier"], found["Cleo"]["Grade"]) == ("Participant 501", "2.6667")
+    assert (found["ada"]["Identifier"], found["ada"]["Email address"]) == ("", "ada@uni.edu")
+    assert found["ben"]["Email address"] == ""
+    assert found["ben"]["Feedback comments"] == (
+        "2.6667 of 8 points.<br>1 points are taken off for handing in late.<br>a &lt; b"
+    )
+    for path in graded.glob("grades-*.csv"):
+        with path.open(encoding="utf8", newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in tuple("=+@\t\r") or cell[:1] == "-" and cell != "-"]
+
+
+def test_grades_csv_is_nbgraders_own(graded):
+    exports.write(graded, SET)
+    ours = (graded / "grades.csv").read_bytes()
+    nbgrader(graded, "export")
+    assert (graded / "grades.csv").read_bytes() == ours and b"late_submission_penalty" in ours
+    assert not list(graded.glob(".grades*"))
+
+
+def test_a_set_that_nobody_graded_is_one_line(graded):
+    with pytest.raises(UserError, match="^gradebook.db: has no problem set '02-attention'; grade it first$"):
+        exports.write(graded, "02-attention")
 
 
 # Interrupted, large, damaged at random

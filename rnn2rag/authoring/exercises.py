@@ -1,6 +1,7 @@
 """Problem sets: solutions/NN-name/NAME.md, which authors edit, makes exercises/NN-name/NAME.ipynb for students.
 
-nbgrader makes the release: it takes out what stands between the marks for solutions and hidden tests.
+nbgrader makes the release: it takes out what stands between the marks for solutions and hidden tests. A set that also
+stands in the private folder (see `course`) is released from there; each of its sources gets its own notebook.
 """
 
 from __future__ import annotations
@@ -41,25 +42,25 @@ def check(root: Path) -> None:
     """Raise UserError unless every set's notebook and release are byte for byte what the sources make."""
     wanted = _wanted(root)
     for path in _stale(wanted):
-        raise UserError(f"{path.relative_to(root)}: does not match its source; run `make exercises`")
+        raise UserError(f"{course.shown(root, path)}: does not match its source; run `make exercises`")
     for path in _left_over(root, wanted):
-        raise UserError(f"{path.relative_to(root)}: has no source under solutions/; remove it")
+        raise UserError(f"{course.shown(root, path)}: has no source under solutions/; remove it")
 
 
 def _wanted(root: Path) -> dict[Path, bytes]:
-    """Every generated file of solutions/ and exercises/ with what it has to hold."""
+    """Every generated file beside the sources and in exercises/ with what it has to hold."""
     wanted = {}
     with tempfile.TemporaryDirectory(prefix="rnn2rag-exercises-") as folder:
         for name in course.set_names(root):
-            sources = sorted((root / "solutions" / name).glob("*.md"))
-            for source in sources:
-                _refuse_half_marks(root, source)
-            notebooks = {source.with_suffix(".ipynb").name: _notebook(root, source) for source in sources}
+            home = course.set_folder(root, name)
+            for public in sorted((root / "solutions" / name).glob("*.md")):
+                wanted[public.with_suffix(".ipynb")] = _notebook(root, public).encode()
+            notebooks = {source.with_suffix(".ipynb").name: _notebook(root, source) for source in home.glob("*.md")}
             course.release(root, name, notebooks, Path(folder), f"sqlite:///{folder}/gradebook.db")
-            for file_name, text in notebooks.items():
+            for file_name, text in sorted(notebooks.items()):
                 released = (Path(folder) / name / file_name).read_bytes().rstrip(b"\n") + b"\n"
                 _refuse_leaks(f"exercises/{name}/{file_name}", released)
-                wanted[root / "solutions" / name / file_name] = text.encode()
+                wanted[home / file_name] = text.encode()
                 wanted[root / "exercises" / name / file_name] = released
     return wanted
 
@@ -68,10 +69,11 @@ def _notebook(root: Path, source: Path) -> str:
     """The notebook of a set's text source, with solutions and hidden tests, as text."""
     import nbformat
 
+    _refuse_half_marks(root, source)
     notebook = editions.read(source)
     for amiss in (_order(notebook), _sections(root, notebook), _rubrics(notebook)):
         for what in amiss:
-            raise UserError(f"{source.relative_to(root)}: {what}")
+            raise UserError(f"{course.shown(root, source)}: {what}")
     return nbformat.writes(notebook, indent=1).rstrip("\n") + "\n"
 
 
@@ -126,7 +128,7 @@ def _refuse_half_marks(root: Path, source: Path) -> None:
         begins, ends = text.count(f"### BEGIN {kind}"), text.count(f"### END {kind}")
         if begins != ends:
             raise UserError(
-                f"{source.relative_to(root)}: marks the beginning of {begins} {kind.lower()}, and the end of {ends}"
+                f"{course.shown(root, source)}: marks the beginning of {begins} {kind.lower()}, and the end of {ends}"
             )
 
 
@@ -142,5 +144,7 @@ def _stale(wanted: dict[Path, bytes]) -> list[Path]:
 
 def _left_over(root: Path, wanted: dict[Path, bytes]) -> list[Path]:
     """Generated notebooks whose source is gone, and whatever other files stand in exercises/."""
-    found = [*(root / "solutions").glob("*/*.ipynb"), *(root / "exercises").glob("*/*")]
+    homes = {course.set_folder(root, name) for name in course.set_names(root)}
+    found = {*(root / "solutions").glob("*/*.ipynb"), *(root / "exercises").glob("*/*")}
+    found |= {path for home in homes for path in home.glob("*.ipynb")}
     return [path for path in sorted(found) if path.is_file() and path not in wanted]

@@ -133,7 +133,7 @@ def _answers(folder: Path, reference: NotebookNode, released: NotebookNode) -> l
         if _tested(cell) not in problems:
             form = '`problem = checks.Problem("..."), ..., problem.score()`'
             raise UserError(
-                f"solutions/{folder.name}: the test {cell.metadata.nbgrader.grade_id!r} is for no problem; "
+                f"{folder}: the test {cell.metadata.nbgrader.grade_id!r} is for no problem; "
                 f"its form is {form}, with the grade id of a solution cell"
             )
     for answer in planted:

@@ -254,6 +254,8 @@ def _client(task: Task, notebook: NotebookNode, manager: Any) -> Any:
 
         def process_message(self, message: dict[str, Any], cell: NotebookNode, index: int) -> Any:
             content = message["content"]
+            if task.zygote and message["msg_type"].startswith("comm"):
+                return None  # the state of widgets would be kept
             if task.zygote and message["msg_type"] in ("stream", "display_data", "execute_result", "error"):
                 is_text = message["msg_type"] == "stream"
                 size = len(content.get("text") or "") if is_text else len(json.dumps(content))

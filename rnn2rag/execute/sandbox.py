@@ -55,7 +55,7 @@ class Limits:
     """
 
     seconds: float = 900.0
-    memory: int = 4 << 30
+    memory: int = 2 << 30
     disk: int = 64 << 20
     processes: int = 256
 

@@ -29,7 +29,7 @@ from rnn2rag.grading.results import Result
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-OURS = "rnn2rag"  # where a graded notebook's metadata keeps what is ours
+OURS = feedback.JUDGED  # where a graded notebook's metadata keeps what is ours
 WRONG, RIGHT = -1, -2  # the numbers of two jobs of our own: a wrong answer that must lose, a right one that must win
 
 
@@ -168,19 +168,28 @@ class _Run:
         return worker.packed(worker.Job(text, files, self.mode, built, self.optimizers, worker.CELL_TIMEOUT))
 
     def _take(self, index: int, outcome: bytes | Exception) -> None:
-        """Judge and record what a worker brought back."""
+        """Judge and record what a worker brought back; whatever it is, it makes one result."""
+        from sqlalchemy.exc import OperationalError
+
         submission, notebook = self.submissions[index], self._restored.pop(index)
-        if isinstance(outcome, Exception):
-            reason = f"could not be run ({outcome}): grade again"
-            self._finished(index, Result(submission.student, refused=reason, notes=submission.notes))
-            return
-        came = worker.unpacked(outcome)
+        result = Result(submission.student, notes=submission.notes)
         try:
-            self._judge(notebook, came)
-            notebook = self.book.record(submission.student, notebook, submission.timestamp)
+            if isinstance(outcome, Exception):
+                raise UserError(f"could not be run ({outcome})")
+            result = self._recorded(submission, notebook, worker.unpacked(outcome))
         except UserError as error:
-            self._finished(index, Result(submission.student, refused=str(error), notes=submission.notes))
-            return
+            result.refused = str(error)
+        except (OSError, OperationalError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot write what was graded ({reason}): make room, then run the same command") from None
+        except Exception as error:  # what a submission made of itself
+            result.refused = " ".join(f"what came of its run cannot be kept ({error!r})".split())[:500]
+        self._finished(index, result)
+
+    def _recorded(self, submission: Submission, notebook: NotebookNode, came: worker.Outcome) -> Result:
+        """Judge a submission that was run, write its scores, its page and its notebook; return its result."""
+        self._judge(notebook, came)
+        notebook = self.book.record(submission.student, notebook, submission.timestamp)
         notes = [f"stopped: {came.error}"] if came.error else []
         for cell in worker.cell_scores(notebook):
             notes += [f"{cell.grade_id}: {cell.note}"] if cell.note else []
@@ -198,7 +207,7 @@ class _Run:
         for name, content in submission.files.items():
             _write(self._graded_path(submission).parent / name, content)
         _write_notebook(self._graded_path(submission), notebook)  # the last: from here on it is graded
-        self._finished(index, result)
+        return result
 
     def _judge(self, notebook: NotebookNode, came: worker.Outcome) -> None:
         """Give a notebook the outputs of its run, and each split test cell the score that its values deserve.
@@ -229,6 +238,12 @@ class _Run:
                 cell.outputs = [_error("NotRun", "the kernel ended before this cell")]
             if not worker.is_test(cell):
                 own.append(cell.source)
+        if not _is_sound(notebook):
+            for cell in code:
+                if not worker.is_test(cell):
+                    cell.outputs = []
+        if not _is_sound(notebook):
+            raise UserError("its outputs are no outputs of a notebook")
 
     def _result(self, submission: Submission, notebook: NotebookNode) -> Result:
         """The result of a submission that is in the gradebook."""
@@ -244,7 +259,6 @@ class _Run:
             penalty=scores.penalty,
             sandbox=ours["sandbox"],
             seconds=ours["seconds"],
-            feedback=self._page_path(submission).relative_to(self.tree).as_posix(),
         )
 
     def _kept(self, submission: Submission) -> Result | None:
@@ -263,6 +277,8 @@ class _Run:
         return result
 
     def _finished(self, index: int, result: Result) -> None:
+        if result.refused:
+            self._write_page(self.submissions[index], None, result)
         self.results[index] = result
         self.done(result)
 
@@ -301,9 +317,11 @@ class _Run:
     def _page_path(self, submission: Submission) -> Path:
         return self.tree / "feedback" / submission.student / self.name / f"{self.book.notebook_id}.html"
 
-    def _write_page(self, submission: Submission, notebook: NotebookNode, result: Result) -> None:
-        reviews = self.book.scores(submission.student).reviews
-        _write(self._page_path(submission), feedback.page(self.tree, self.name, notebook, result, reviews))
+    def _write_page(self, submission: Submission, notebook: NotebookNode | None, result: Result) -> None:
+        path = self._page_path(submission)
+        scores = self.book.scores(submission.student)
+        _write(path, feedback.page(self.tree, self.name, notebook, result, scores.reviews if scores else None))
+        result.feedback = path.relative_to(self.tree).as_posix()
 
     def _common_hash(self) -> str:
         """The hash of what all grades of the run depend on: the set, the key, the configuration, the grader itself."""
@@ -321,6 +339,18 @@ class _Run:
         files = [part for name, data in sorted(submission.files.items()) for part in (name.encode(), data)]
         when = str(submission.timestamp).encode()
         return _digest(self.common.encode(), submission.path.read_bytes(), when, *files)
+
+
+def _is_sound(notebook: NotebookNode) -> bool:
+    """Whether a notebook, whose outputs a submission made, can be written and read again."""
+    import nbformat
+
+    try:
+        nbformat.validate(notebook)
+        nbformat.v4.writes(notebook).encode("utf8")
+    except (nbformat.ValidationError, ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def _values(cell: NotebookNode) -> dict[str, Any]:
@@ -376,7 +406,7 @@ def _digest(*parts: bytes) -> str:
 def _write_notebook(path: Path, notebook: NotebookNode) -> None:
     import nbformat
 
-    _write(path, nbformat.writes(notebook))
+    _write(path, nbformat.v4.writes(notebook))
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -112,6 +112,7 @@ def _problem_set(tree: Path, path: Path, changed: int, config_changed: int) -> P
     named: dict[str, int] = {}  # {name of a checks.Problem: index}
     places: dict[str, int] = {}
     title, heading, prose = path.parent.name, "", ""
+    is_begun, since_heading = False, []  # whether the heading has its problem; the cells since it
     hidden: list[tuple[str, str]] = []  # (grade id, name of its checks.Problem)
     for cell in execute.read(path).cells:
         data = course.grader_data(cell)
@@ -120,16 +121,16 @@ def _problem_set(tree: Path, path: Path, changed: int, config_changed: int) -> P
             for level, text in _HEADING.findall(_without_code(cell.source)):
                 if level == "#":
                     title = _plain(text)
-                heading, prose = _plain(text), ""
+                heading, prose, is_begun, since_heading = _plain(text), "", False, []
             prose += cell.source
         is_hidden = worker.is_test(cell) and _MARK in cell.source
         is_graded = worker.is_test(cell) or data.get("solution") or data.get("task")
-        if is_graded and not is_hidden and (not problems or problems[-1].title != heading):
+        if is_graded and not is_hidden and not is_begun:
             problems.append(Problem(heading or title, *_section(tree, prose, address)))
+            is_begun = True
         index = max(len(problems) - 1, 0)
-        places[cell.source] = index
-        if grade_id:
-            places[grade_id] = index
+        since_heading += [cell.source, grade_id] if grade_id else [cell.source]
+        places |= dict.fromkeys(since_heading, index)
         if worker.is_test(cell):
             parts = split.halves(cell.source)
             stated = _stated(cell.source, hidden=True) if is_hidden else {}
@@ -157,7 +158,7 @@ def _book(tree: Path) -> tuple[str, str]:
 
 
 def _section(tree: Path, prose: str, address: str) -> tuple[str, str]:
-    """Title and address of the section that the first link into chapters/ names, else of the chapter named alike."""
+    """Title and address of the section that the first link into chapters/ names; nothing where there is none."""
     found = _LINK.search(prose)
     if not found:
         return "", ""

@@ -149,7 +149,7 @@ class Book:
                 reviews[grade.name] = {"score": grade.manual_score, "comment": comments.get(grade.name)}
         penalty = sum(notebook.late_submission_penalty or 0.0 for notebook in submission.notebooks)
         return Scores(
-            submission.score,
+            max(0.0, submission.score - penalty),
             submission.max_score,
             submission.needs_manual_grade,
             submission.total_seconds_late,

@@ -78,6 +78,7 @@ exec /opt/rnn2rag/bin/python -I -m rnn2rag.grading.gradescope
 """
 _CONFIG = """
 # In Gradescope: lateness is Gradescope's, and there is this set alone.
+c.Rnn2rag.private = ""
 c.LatePenalty.due = {}
 c.LatePenalty.extensions = {}
 """
@@ -105,13 +106,11 @@ def pack(tree: Path, name: str, into: Path) -> None:
         "course/_config.yml": (tree / "_config.yml").read_bytes(),
         "course/nbgrader_config.py": (tree / "nbgrader_config.py").read_bytes() + _CONFIG.encode(),
     }
-    for folder, there in (
-        (source, f"course/solutions/{name}"),
-        (tree / "exercises" / name, f"course/exercises/{name}"),
-    ):
+    for part, folder in (("solutions", source), ("exercises", tree / "exercises" / name)):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
-                contents[f"{there}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+            inside = path.relative_to(folder)
+            if path.is_file() and not any(at.startswith((".", "__")) for at in inside.parts):
+                contents[f"course/{part}/{name}/{inside.as_posix()}"] = path.read_bytes()
     try:
         _write_zip(into, contents)
     except OSError as error:
@@ -136,7 +135,7 @@ def _wheel(tree: Path, name: str) -> tuple[str, bytes]:
                 shutil.copy(tree / file, copy / file)
         except (OSError, shutil.Error):
             raise UserError(
-                f"{tree}: is not the course's whole tree: the package and pyproject.toml are missing"
+                f"{tree}: holds no rnn2rag/ and pyproject.toml to pack; use the course's whole tree"
             ) from None
         (copy / "rnn2rag" / "built" / answers).unlink(missing_ok=True)
         (copy / "assets" / "claims").mkdir(parents=True)  # empty: stored claims hold answers

@@ -70,7 +70,7 @@ class LatePenalty(LateSubmissionPlugin):
             return None
         if self.penalty_method == "zero" or total_seconds_late > DAY * self.last_day:
             return score
-        return score * min(self.most, self.per_day * math.ceil(total_seconds_late / DAY))
+        return score * min(self.most, self.per_day * math.ceil(total_seconds_late / DAY)) or None
 
     def dates(self, names: list[str]) -> tuple[dict[str, datetime], dict[str, dict[str, datetime]]]:
         """Return the due dates and the students' later ones, in UTC. Raises UserError for sets not among `names`."""

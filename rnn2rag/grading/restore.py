@@ -8,6 +8,7 @@ from nbformat import NotebookNode, from_dict
 from nbgrader.preprocessors import OverwriteCells
 
 from rnn2rag import course
+from rnn2rag.grading import feedback
 
 
 class RestoreCells(OverwriteCells):
@@ -19,6 +20,7 @@ class RestoreCells(OverwriteCells):
 
     def preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
         """Restore the cells of a notebook; those that it lacked get an id, too."""
+        nb.metadata.pop(feedback.JUDGED, None)  # only the grader says that it judged a notebook
         nb, resources = super().preprocess(nb, resources)
         nb.cells = [from_dict(cell) for cell in nb.cells]  # nbgrader adds cells half as plain dicts
         for number, cell in enumerate(nb.cells):
