@@ -8,6 +8,9 @@ c = get_config()  # noqa: F821 (nbgrader provides it)
 
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
+# Problem sets with hidden tests of your own: a folder outside of this tree, laid out as solutions/. A set that stands
+# there takes the place of the one in solutions/.
+# c.Rnn2rag.private = "../private-solutions"
 # The text sources and the planted answers stand beside the notebooks, and must never be released.
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "*.md", "*.py"]
 c.ClearSolutions.code_stub = {"python": "# Write your code here.\nraise NotImplementedError"}
@@ -40,6 +43,12 @@ c.AssignLatePenalties.plugin_class = "rnn2rag.grading.lateness.LatePenalty"
 # c.LatePenalty.per_day = 0.1  # the share of the points earned that each begun day takes
 # c.LatePenalty.most = 0.5  # the greatest share that lateness takes
 # c.LatePenalty.last_day = 7  # days after the due date from which on nothing counts
+
+# Stock nbgrader knows one folder of sources: the private one, where it holds every set.
+_tree = Path(__file__).parent if "__file__" in globals() else Path()
+_private = c.Rnn2rag.get("private")
+if _private and all((_tree / _private / source.parent.name).is_dir() for source in _tree.glob("solutions/*/*.md")):
+    c.CourseDirectory.source_directory = _private
 
 # nbgrader calls alembic by its bare name.
 _programs = str(Path(sys.executable).parent)

@@ -341,9 +341,9 @@ def received(sent: Any, probes: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _received(value: Any) -> dict[str, Any]:
     try:
-        if type(value) is dict and list(value) == ["error"] and type(value["error"]) is str:
+        if isinstance(value, dict) and list(value) == ["error"] and type(value["error"]) is str:
             return {"error": _printable(value["error"])}
-        if type(value) is not dict or list(value) != ["ok"]:
+        if not isinstance(value, dict) or list(value) != ["ok"]:
             raise ValueError("it is not in plain form")
         examine(value["ok"])
     except ValueError as error:
@@ -420,7 +420,7 @@ def _examine(plain: Any, allowance: _Allowance, depth: int) -> None:
         allowance.take(len(plain))
         for item in plain:
             _examine(item, allowance, depth + 1)
-    elif type(plain) is dict:
+    elif isinstance(plain, dict):
         _examine_form(plain, allowance, depth)
     else:
         raise ValueError("it is not in plain form")

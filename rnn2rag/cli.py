@@ -160,6 +160,9 @@ def _grade(options: argparse.Namespace) -> int:
             remarks += ["some cells wait for a person"] if result.manual else []
             remarks += ["not changed"] if result.kept else []
             print(f"{result.student:{width}}  {score:>12}  {'; '.join(remarks)}".rstrip())
+        waiting = sum(result.manual for result in made)
+        if waiting:
+            print(f"{waiting} wait for a person (nbgrader formgrader); until then the import files leave them out")
         print(f"scores in {tree / 'gradebook.db'} and grades.csv, pages in feedback/, report in reports/")
     return 1 if any(result.refused for result in made) else 0
 
@@ -208,7 +211,7 @@ def _exercises(options: argparse.Namespace) -> int:
         exercises.check(tree)
         return 0
     for path in exercises.write(tree):
-        print(f"made  {path.relative_to(tree)}" if path.exists() else f"removed  {path.relative_to(tree)}")
+        print(f"{'made' if path.exists() else 'removed'}  {course.shown(tree, path)}")
     return 0
 
 

@@ -50,7 +50,8 @@ def run(tmp_path_factory):
         honest=[student for student, attack in klass.items() if attack is None],
         before=before,
         after={part: hashes(tree / part) for part in before},
-        leftovers=[left for left in attacks.leftovers() if left not in before_elsewhere],
+        processes=attacks.processes(),
+        files=[left for left in attacks.leftovers() if left not in before_elsewhere],
         calls=calls,
     )
 
@@ -118,7 +119,7 @@ def test_the_gradebook_says_what_the_results_say(run):
 
 
 def test_no_process_and_no_file_of_an_attack_is_left(run):
-    assert run.leftovers == []
+    assert (run.processes, run.files) == ([], [])
 
 
 def test_nobody_called_the_services_of_this_machine(run):
@@ -130,7 +131,7 @@ class Alive(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.found = []
+        self.tag, self.found = "", []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
@@ -154,7 +155,7 @@ def test_no_page_shows_what_is_hidden(run):
     assert len(hidden) > 15
     graded = {student for student, result in run.results.items() if not result.refused}
     pages = {path.parts[-3]: path for path in (run.tree / "feedback").rglob("*.html")}
-    assert set(pages) == graded
+    assert graded <= set(pages) <= set(run.klass)
     shown = {}
     for student, path in pages.items():
         page = path.read_text(encoding="utf8")
@@ -186,7 +187,8 @@ def test_an_archive_is_taken_in_or_refused_and_nothing_else(tmp_path, archive):
         found, said = [], str(error)
     assert time.monotonic() - start < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 200_000  # kB
-    assert "\n" not in said and archive.refused in said
+    assert len(said.splitlines()) <= 1
+    assert archive.refused in said
     taken = {submission.student for submission in found if not submission.refused}
     assert taken == set(archive.taken) if archive.refused else taken >= set(archive.taken)
     assert all(re.fullmatch(r"[\w.@-]+", student) and not student.startswith((".", "-")) for student in taken)

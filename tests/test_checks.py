@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 
+import nbformat
 import pytest
 import torch
 from conftest import ROOT, copy_package, surroundings
@@ -405,6 +406,14 @@ def test_whatever_is_sent_costs_its_own_rung_alone_and_no_time(name):
     assert [rung.points for rung in score.rungs] == [float(not text) for text in said]
     assert problem.judge(sent).points == score.points  # also where nothing lies between
     json.dumps(score._repr_mimebundle_(), ensure_ascii=False).encode("utf8")
+
+
+def test_values_are_received_as_a_notebook_holds_them():
+    value = {"a": torch.ones(2), "b": [0.5]}
+    sent = nbformat.from_dict({"one": {"ok": to_plain(value)}, "two": {"error": "No."}})
+    fit = checks.received(sent, ["one", "two"])
+    assert json.loads(json.dumps(fit)) == {"one": {"ok": to_plain(value)}, "two": {"error": "No."}}
+    assert from_plain(fit["one"]["ok"])["b"] == [0.5]
 
 
 def test_an_error_of_the_students_own_class_costs_its_rung_alone(capsys):

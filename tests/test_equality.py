@@ -48,9 +48,11 @@ def course_tree(folder, students):
 
 
 def start_nbgrader(tree, *arguments):
+    environment = surroundings(tree, False)
+    environment.pop("PYTEST_CURRENT_TEST", None)  # with it a kernel leaves out what programs write to stderr
     program = str(Path(sys.executable).with_name("nbgrader"))
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([program, *arguments], cwd=tree, env=surroundings(tree, False), text=True, **pipe)
+    return subprocess.Popen([program, *arguments], cwd=tree, env=environment, text=True, **pipe)
 
 
 def nbgrader(tree, *arguments):

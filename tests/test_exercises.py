@@ -146,9 +146,8 @@ LAYOUT = {
         "the cell 'leak-and-error' stands after the hidden tests 'leaky-cell-test'; hidden tests come last",
     ),
     "a problem without its section": (
-        "Taught in\n[The recurrent cell and backpropagation through time](../../chapters/01-recurrent-networks/recurrent-cell.ipynb)"
-        ".",
-        "",
+        "6 points. Taught in\n[The recurrent cell and backpropagation through time](../../chapters",
+        "6 points. Taught in\n[The recurrent cell and backpropagation through time](../chapters",
         "the problem of the cell 'leaky-cell' links no section that teaches it, in the form ../../chapters/NN-name/",
     ),
     "a section that is none": (
@@ -284,7 +283,7 @@ TINY = "01-tiny"
 TINY_SECTION = "../../chapters/01-tiny/numbers.ipynb"
 TINY_PLANTED = """from rnn2rag.authoring.proofs import right, wrong
 
-@wrong("double", says="expected 6")
+@wrong("double", says="got 4")
 def adds_one(x):
     return x + 1
 
@@ -334,8 +333,8 @@ def overlaid(tmp_path):
 
 
 def make_private(tree, folder="../private"):
-    with (tree / "nbgrader_config.py").open("a", encoding="utf8") as file:
-        file.write(f"\nc.Rnn2rag.private = {folder!r}\n")
+    line = 'c.CourseDirectory.source_directory = "solutions"\n'
+    edit(tree / "nbgrader_config.py", line, f"{line}c.Rnn2rag.private = {folder!r}\n")
 
 
 def public_texts(tree):
@@ -371,6 +370,25 @@ def test_a_set_that_is_private_alone_and_one_that_is_public_alone(overlaid, tmp_
     assert (overlaid / "exercises" / "02-other" / "tiny.ipynb").exists()
     assert not (overlaid / "solutions" / "02-other").exists()
     assert course.set_folder(overlaid, TINY) == overlaid / "solutions" / TINY
+
+
+@pytest.mark.parametrize("private_alone", [True, False])
+def test_stock_nbgrader_releases_the_private_set(overlaid, private_alone):
+    from nbgrader.api import Gradebook
+
+    if not private_alone:  # a set that the private folder does not hold: stock nbgrader knows one folder of sources
+        tiny_set(overlaid / "solutions" / "02-other", HIDDEN)
+    make_private(overlaid)
+    exercises.write(overlaid)
+    before = (overlaid / "exercises" / TINY / "tiny.ipynb").read_bytes()
+    program = str(Path(sys.executable).with_name("nbgrader"))
+    command = [program, "generate_assignment", TINY, "--force"]
+    run = subprocess.run(command, cwd=overlaid, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert (overlaid / "exercises" / TINY / "tiny.ipynb").read_bytes().rstrip(b"\n") == before.rstrip(b"\n")
+    with Gradebook(f"sqlite:///{overlaid}/gradebook.db") as gradebook:
+        sources = {cell.name: cell.source for cell in gradebook.find_notebook("tiny", TINY).source_cells}
+    assert ("xyzzy" in sources["double-hidden"]) == private_alone
 
 
 def test_a_private_folder_that_is_not_there_is_one_line(overlaid):

@@ -1,10 +1,12 @@
 """What a problem forbids, found in the source: every way to the library that a name takes, and nothing else."""
 
+import json
 import time
 
 import pytest
+from conftest import ROOT, SET, graded_cell, load
 
-from rnn2rag.grading import forbidden
+from rnn2rag.grading import forbidden, worker
 
 FORBIDS = ("torch.nn.RNN", "torch.nn.RNNCell", "rnn2rag.built")
 SETUP = "import torch\n\nimport rnn2rag\nfrom rnn2rag import checks\n\nrt = rnn2rag.runtime()"
@@ -255,3 +257,28 @@ def test_an_ordinary_notebook_takes_no_time():
     start = time.process_time()
     found(cells)
     assert time.process_time() - start < 0.2
+
+
+SCRIPTED = """
+
+layer = torch.jit.script(torch.nn.RNNCell(1, 1))  # what it runs, Python does not see
+states = leaky_states
+
+
+def leaky_states(inputs, **named):
+    layer(torch.ones(1, 1))
+    return states(inputs, **named)
+"""
+
+
+@pytest.mark.parametrize(("beside", "points"), [("", 3), (SCRIPTED, 0)])
+def test_a_students_own_check_finds_it_too(tmp_path, beside, points):
+    nb = load(ROOT / "exercises" / SET / "recurrent-networks.ipynb")
+    solved = load(ROOT / "solutions" / SET / "recurrent-networks.ipynb")
+    graded_cell(nb, "leaky-cell")["source"] = "".join(graded_cell(solved, "leaky-cell")["source"]) + beside
+    path = tmp_path / "mine.ipynb"
+    path.write_text(json.dumps(nb), encoding="utf8")
+    score = worker.check(path)[0]
+    assert (score.grade_id, score.points) == ("leaky-cell-test", points)
+    said = {rung["message"] for rung in score.rungs}
+    assert said == ({""} if points else {"torch.nn.RNNCell is not allowed in this problem: write it yourself."})

@@ -28,6 +28,7 @@ GRACE = 10.0  # seconds that an interrupted cell has to end before the whole run
 LONGEST = 1 << 20  # characters of text that a cell of a sandboxed run may print; the rest is dropped
 LARGEST = 32 << 20  # characters of all else that a sandboxed run may show
 MOST = 2000  # outputs that a cell of a sandboxed run may have
+_UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)  # what bad data makes Jupyter raise
 USAGE_MIME = "application/vnd.rnn2rag.usage+json"
 _USAGE = "import rnn2rag.execute\nrnn2rag.execute.show_usage()"  # a notebook may have its own `sum` or `print`
 
@@ -92,7 +93,15 @@ def read(path: Path) -> NotebookNode:
             warnings.simplefilter("ignore", DuplicateCellId)
             nbformat.validate(notebook)
         nbformat.writes(notebook).encode("utf8")  # half an emoji can be read, but not written again
-    except (nbformat.ValidationError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        nbformat.ValidationError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0][:200]
         raise UserError(f"{path}: is not a valid notebook ({reason}); save it again from JupyterLab") from None
     return notebook
@@ -206,6 +215,7 @@ async def _run(task: Task) -> Run:
 async def _run_cells(task: Task, result: Run, manager: Any, surroundings: Mapping[str, Any]) -> None:
     """Run the cells of a notebook one by one; the first that fails, if errors are not allowed, ends the run."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbformat import ValidationError
 
     client = _client(task, result.notebook, manager)
     cell = None
@@ -224,6 +234,10 @@ async def _run_cells(task: Task, result: Run, manager: Any, surroundings: Mappin
         if asyncio.current_task().cancelling():  # the client takes Ctrl-C for the death of its kernel
             raise asyncio.CancelledError from None
         result.error = f"the kernel died\n{_shown(cell)}"
+    except (*_UNREADABLE, ValidationError) as failure:
+        if task.zygote is None or cell is None:
+            raise
+        result.error = f"the kernel sent what is no message of Jupyter ({type(failure).__name__})\n{_shown(cell)}"
     except RuntimeError as failure:  # before the first cell
         result.error = f"the kernel did not start ({failure})"
     finally:

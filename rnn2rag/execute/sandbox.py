@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import site
@@ -163,7 +164,7 @@ def _check_user(private: Sequence[Path]) -> None:
     script = (
         "import os, sys, ipykernel, torch, rnn2rag.execute.zygote\n"
         "reached = [path for path in sys.argv[1:] if any(os.access(path, kind) for kind in (1, 2, 4))]\n"
-        "print(*reached, sep=', ')"
+        "print(*reached)"
     )
     command = [sys.executable, "-I", "-c", script, *map(str, private)]
     try:
@@ -173,11 +174,11 @@ def _check_user(private: Sequence[Path]) -> None:
         said = str(error)
     if said:
         raise UserError(
-            f"the user {NOBODY}, who runs a submission, cannot run Python here ({said}): "
+            f"another user, as whom a submission runs, cannot run Python here ({said}): "
             "install Python and this package where everybody may read, for example under /opt"
         )
     if reached := tried.stdout.strip():
-        raise UserError(f"the user {NOBODY}, who runs a submission, reaches {reached}: `chmod -R go= {reached}`")
+        raise UserError(f"another user, as whom a submission runs, reaches {reached}: `chmod go= {reached}`")
 
 
 def sweep() -> None:
@@ -205,10 +206,12 @@ class Zygote:
         shared = Path("/dev/shm")
         where = shared if self.mode == "bubblewrap" and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=where))
+        # In a container a user of nobody else: the processes of all containers of a machine count for a user's limit.
+        self._user = 20_000 + secrets.randbelow(40_000) if self.mode == "user" else NOBODY
         if os.geteuid() == 0:
-            os.chown(self.folder, NOBODY, NOBODY)
+            os.chown(self.folder, self._user, self._user)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = {"mode": self.mode, "control": theirs.fileno(), "uid": NOBODY, "gid": NOBODY}
+        settings = {"mode": self.mode, "control": theirs.fileno(), "uid": self._user, "gid": self._user}
         settings["optimizers"] = self.optimizers
         command = [sys.executable, "-I", "-m", "rnn2rag.execute.zygote", json.dumps(settings)]
         environment = None
@@ -272,7 +275,7 @@ class Zygote:
         (folder / "connection.json").write_text(json.dumps(info, default=str))
         if os.geteuid() == 0:
             for path in (folder, *folder.rglob("*")):
-                os.chown(path, NOBODY, NOBODY)
+                os.chown(path, self._user, self._user)
         request = {
             "name": name,
             "folder": str(folder),

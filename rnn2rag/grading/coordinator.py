@@ -12,7 +12,6 @@ import contextlib
 import copy
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -175,7 +174,7 @@ class _Run:
         result = Result(submission.student, notes=submission.notes)
         try:
             if isinstance(outcome, Exception):
-                raise UserError(f"could not be run ({outcome})")
+                raise UserError(f"could not be run ({' '.join(repr(outcome).split())[:300]}); grade again")
             result = self._recorded(submission, notebook, worker.unpacked(outcome))
         except UserError as error:
             result.refused = str(error)
@@ -224,7 +223,7 @@ class _Run:
             cell.outputs, cell.execution_count = nbformat.from_dict(outputs), count
             parts = split.halves(cell.source) if worker.is_test(cell) else None
             if parts:
-                values = _values(cell)
+                values = _values(cell, parts.probes)
                 used = forbidden.uses(own, parts.probe, parts.forbids) if parts.forbids else None
                 if used:
                     values = {
@@ -353,12 +352,10 @@ def _is_sound(notebook: NotebookNode) -> bool:
     return True
 
 
-def _values(cell: NotebookNode) -> dict[str, Any]:
-    """What the probes of a cell sent; nothing where they sent it not exactly once, or too much of it."""
+def _values(cell: NotebookNode, probes: Sequence[str]) -> dict[str, Any]:
+    """What the probes of a cell sent; nothing where they sent it not exactly once."""
     sent = [output.data[checks.VALUES_MIME] for output in cell.outputs if checks.VALUES_MIME in output.get("data", {})]
-    if len(sent) != 1 or not isinstance(sent[0], dict) or len(json.dumps(sent[0])) > split.LARGEST:
-        return {}
-    return {probe: value for probe, value in sent[0].items() if isinstance(value, dict)}
+    return checks.received(sent[0], probes) if len(sent) == 1 else {}
 
 
 def _score_outputs(score: dict[str, Any], count: int | None) -> list[NotebookNode]:

@@ -2,7 +2,8 @@
 
 Canvas reads the form of its own gradebook export: the columns Student, ID, SIS User ID, SIS Login ID and Section, a
 column for each assignment, and a second row with the points possible. A student is found by ID, else by a SIS column,
-else by name; an assignment by its title or by "title (number)"; an empty grade changes nothing.
+else by name; an assignment by its title or by "title (number)". An empty grade would clear one that is there, so
+whoever has no grade yet has no row.
 Sources: canvas-lms, lib/gradebook_importer.rb;
 https://teaching.resources.osu.edu/toolsets/carmencanvas/guides/calculating-final-grades/import-csv-file-carmen-grades
 
@@ -52,7 +53,7 @@ def write(tree: Path, name: str, results: Sequence[Result] = ()) -> list[str]:
     numbers = intake.numbers(tree, name)
     messages = {result.student: result.messages for result in results}
     refused = {result.student for result in results if result.refused}
-    canvas, moodle, left = [], [], sorted(refused)
+    canvas, moodle, left = [], [], list(refused)
     with Gradebook(f"sqlite:///{tree / 'gradebook.db'}") as gradebook:
         new = tree / ".grades.csv.new"
         CsvExportPlugin(to=str(new)).export(gradebook)
@@ -83,7 +84,7 @@ def write(tree: Path, name: str, results: Sequence[Result] = ()) -> list[str]:
     head = [(*_CANVAS, _text(name)), ("    Points Possible", "", "", "", "", possible)]
     _write(tree / f"grades-{name}-canvas.csv", [*head, *canvas])
     _write(tree / f"grades-{name}-moodle.csv", [_MOODLE, *moodle])
-    return left
+    return sorted(left)
 
 
 def _comment(submission: SubmittedAssignment, messages: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -96,6 +97,7 @@ class Fleet:
                 numbers[future.key] = number
                 running.add(future)
 
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # a notebook may have 20 MB
         more(AHEAD * self.jobs)
         for future in running:
             error = future.exception()

@@ -224,12 +224,21 @@ def _in_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _File:
 
 def _parts(files: Iterable[_File], name: str, notebook: str, others: set[str]) -> list[_Part]:
     """What students handed in for a problem set; not the files of other sets, of nobody, and hidden ones."""
+    kept = [
+        file
+        for file in files
+        if not others & set(file.path.parts[:-1])
+        and not any(part.startswith((".", "__MACOSX")) for part in file.path.parts)
+    ]
+    # A student's own data may be called results_2027_01_all.csv: no system named it, unless it named notebooks there.
+    named = {file.path.parent for file in kept if file.path.suffix == ".ipynb" and _named_file(file, file.path.name)}
+    named.add(PurePosixPath("."))
     parts, rest = [], []
-    for file in files:
+    for file in kept:
         *folders, last = file.path.parts or [""]
-        if others & set(folders) or any(part.startswith((".", "__MACOSX")) for part in file.path.parts):
-            continue
-        part = _named_by_system(file, folders, last, name)
+        part = _named_folder(file, folders, last, name)
+        if part is None and file.path.parent in named:
+            part = _named_file(file, last)
         if part:
             parts.append(part)
         else:
@@ -245,8 +254,8 @@ def _parts(files: Iterable[_File], name: str, notebook: str, others: set[str]) -
     return [part for part in parts if _clean(part.student)]
 
 
-def _named_by_system(file: _File, folders: list[str], last: str, name: str) -> _Part | None:
-    """A file whose owner is told by a name that a learning management system or nbgrader gave."""
+def _named_folder(file: _File, folders: list[str], last: str, name: str) -> _Part | None:
+    """A file whose owner is told by a folder that Moodle or nbgrader named."""
     for index, folder in enumerate(folders):
         if moodle := _MOODLE.fullmatch(folder):
             inside = folders[index + 1 :]
@@ -255,6 +264,11 @@ def _named_by_system(file: _File, folders: list[str], last: str, name: str) -> _
     if name in folders[1:]:
         index = folders.index(name, 1)
         return _Part(file, PurePosixPath(*folders[index + 1 :], last), folders[index - 1], "nbgrader")
+    return None
+
+
+def _named_file(file: _File, last: str) -> _Part | None:
+    """A file whose owner is told by the name that a learning management system gave it."""
     if moodle := _MOODLE.fullmatch(last):
         return _Part(file, PurePosixPath(moodle["file"] or last), moodle["student"], "moodle", moodle["number"])
     if attempt := _BLACKBOARD.fullmatch(last):
@@ -292,12 +306,14 @@ def _students(parts: Iterable[_Part], known: dict[str, dict[str, tuple[str, str]
     named = {who: before[who] for who in labels if who in before}
     taken = {student.casefold() for student in known.get(name, {})}
     often = Counter(label.casefold() for who, label in labels.items() if who not in named)
+    used = {student.casefold() for student in named.values()}
     for who in sorted(labels.keys() - named.keys()):
         student, (system, number) = labels[who], who
         if often[student.casefold()] > 1 or (system and student.casefold() in taken):
             student = f"{student}-{number if system else _digest(number)}"
-        if student.casefold() in {other.casefold() for other in named.values()}:
+        if student.casefold() in used:
             student = f"{student}-{_digest(repr(who))}"
+        used.add(student.casefold())
         named[who] = student
     return named
 
@@ -355,7 +371,7 @@ def _contents(parts: list[_Part], notebook: str, own: set[str], notes: list[str]
             continue
         alike = str(name).casefold()
         parents = {str(parent).casefold() for parent in name.parents}
-        clashes = folded.get(alike, name) != name or alike in above or not parents.isdisjoint(folded)
+        clashes = folded.get(alike, name) != name or alike in above or any(parent in folded for parent in parents)
         if part.file.unfit or clashes or not _is_plain(name):
             left.append(name)
         else:

@@ -23,7 +23,6 @@ from typing import Any
 from rnn2rag import checks
 from rnn2rag.errors import UserError
 
-LARGEST = 16 << 20  # characters of what a test cell may send
 PATIENCE = 120  # seconds that the verdicts of a test cell may take
 
 
@@ -198,8 +197,8 @@ def _serve() -> None:
         exec(common["imports"], names)  # noqa: S102 (the instructor's own cells)
         print("{}", file=answers, flush=True)
         for line in sys.stdin:
-            request = json.loads(line)
             try:
+                request = json.loads(line)
                 cell = dict(names)
                 exec(request["verdict"], cell)  # noqa: S102
                 answer = cell[request["variable"]].judge(request["values"])._repr_mimebundle_()

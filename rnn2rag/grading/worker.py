@@ -202,7 +202,27 @@ def check(path: Path) -> list[CellScore]:
     ran = execute.run(task)
     if ran.error:
         raise UserError(f"{path}: could not be run to its end: {ran.error}")
-    return cell_scores(ran.notebook)
+    scores = cell_scores(ran.notebook)
+    _withhold(ran.notebook, scores)
+    return scores
+
+
+def _withhold(notebook: NotebookNode, scores: list[CellScore]) -> None:
+    """Take the points of each test cell whose answer uses what its problem forbids, as grading will."""
+    from rnn2rag.grading import forbidden, split
+
+    own: list[str] = []  # the cells before
+    results = iter(scores)
+    for cell in notebook.cells:
+        if not is_test(cell):
+            own += [cell.source] if cell.cell_type == "code" else []
+            continue
+        result, parts = next(results), split.halves(cell.source)
+        used = forbidden.uses(own, parts.probe, parts.forbids) if parts else None
+        if used:
+            result.points = 0.0
+            for rung in result.rungs:
+                rung |= {"points": 0.0, "message": f"{used} is not allowed in this problem: write it yourself."}
 
 
 def report(scores: list[CellScore]) -> str:

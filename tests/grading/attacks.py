@@ -2485,12 +2485,12 @@ def zipped(files):
 
 
 def bomb(path, nb):
-    """10 GB in 10 MB."""
+    """2 GB in 2 MB."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open(f"eve/{NAME}", "w", force_zip64=True) as member,
     ):
-        for _ in range(640):
+        for _ in range(128):
             member.write(b" " * (16 << 20))
 
 
@@ -2576,11 +2576,11 @@ ARCHIVES = [
         ),
         ("ada",),
     ),
-    Archive("zip-bomb", "10 GB in 10 MB", bomb, refused="larger than"),
+    Archive("zip-bomb", "2 GB in 2 MB", bomb, refused="larger than"),
     Archive("zip-bomb-that-lies", "1 GB that says it is small", lying_bomb, refused="cannot be read"),
-    Archive("zip-links", "links in place of files", link, refused="not"),
+    Archive("zip-links", "links in place of files", link, ("mallory",), refused="is a link"),
     Archive("zip-of-many", "100,000 members", many_members, ("ada",)),
-    Archive("zip-truncated", "an archive that is cut off", truncated, refused="holds no"),
+    Archive("zip-truncated", "an archive that is cut off", truncated, refused="no zip that can be read"),
     Archive("zip-in-zip", "an archive in an archive", zipped({"ada.zip": b"PK\x03\x04"}), refused="holds no"),
     Archive(
         "zip-of-pickles",
@@ -2705,16 +2705,19 @@ def _answer(service: socket.socket, calls: list[str]) -> None:
             calls.append(str(service.getsockname()))
 
 
-def leftovers() -> list[str]:
-    """Processes that attacks left, and files where everybody may write."""
+def processes() -> list[str]:
+    """The processes that attacks left."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (process / "comm").read_text().strip() == PROCESS:
-                found.append(f"process {process.name}")
-    for folder in {tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp", "/run"}:
-        found += [str(path) for path in Path(folder).glob(f"{TRACE}*")]
+            found += [process.name] if (process / "comm").read_text().strip() == PROCESS else []
     return found
+
+
+def leftovers() -> list[str]:
+    """The files that attacks left where everybody may write."""
+    folders = {tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp", "/run"}
+    return [str(path) for folder in folders for path in Path(folder).glob(f"{TRACE}*")]
 
 
 def grade_by_stock(attack: Attack, course: Path) -> str:
@@ -2761,9 +2764,11 @@ def stock_points(attacks: Sequence[Attack]) -> dict[str, str]:
         tree = make_course(Path(folder))
         (tree / "release.key").write_text("0" * 64, encoding="utf8")
         subprocess.run([_nbgrader(), "generate_assignment", SET, "--force"], cwd=tree, check=True, capture_output=True)
-        return {
-            attack.name: "not tried" if attack.bare == "harms" else grade_by_stock(attack, tree) for attack in attacks
-        }
+        safe = [attack for attack in attacks if attack.bare != "harms"]
+        points = {attack.name: grade_by_stock(attack, tree) for attack in safe}
+    for left in leftovers():
+        Path(left).unlink(missing_ok=True)
+    return points
 
 
 def our_points(attacks: Sequence[Attack]) -> dict[str, str]:

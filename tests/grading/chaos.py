@@ -37,6 +37,7 @@ KINDS = (
 )
 CLONE_NEWNS, PR_SET_CHILD_SUBREAPER = 0x00020000, 36  # of Linux: sched.h, sys/prctl.h
 LIBC = ctypes.CDLL(None)
+ROLES = ("coordinator", "judge", "worker", "zygote", "supervisor", "kernel")
 LONGEST = 300  # seconds of one command
 MOST_RUNS = 8  # of the same command, until it ends by itself
 DISK = 24 << 20  # bytes of the disk that is filled
@@ -233,20 +234,18 @@ def killed(tree, scratch, undisturbed, seconds, chance):
     run = Run(tree, scratch)
     deeds = []
     for _ in range(chance.randint(1, 3)):
-        moment = time.monotonic() + chance.uniform(0.2, seconds)
-        if run.wait(moment):
-            if run.process.returncode in (0, 1):
-                break
+        role, moment = chance.choice(ROLES), time.monotonic() + chance.uniform(0.2, 0.9 * seconds)
+        if run.wait(moment) and run.process.returncode not in (0, 1):  # by the kill before
             run.end()
             run = Run(tree, scratch)
-            run.wait(time.monotonic() + chance.uniform(0.2, seconds))
-        roles = victims(run.process.pid)
-        role = chance.choice(sorted(roles))
-        victim = chance.choice(roles[role])
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
-            deeds.append((role, time.monotonic() - run.start))
-    kills = ", ".join(f"{role} at {moment:.1f} s" for role, moment in deeds) or "nothing: it was faster"
+        while not run.wait(time.monotonic() + 0.02):
+            found = victims(run.process.pid).get(role)
+            if found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(found), signal.SIGKILL)
+                    deeds.append((role, time.monotonic() - run.start))
+                break
+    kills = ", ".join(f"{role} at {moment:.1f} s" for role, moment in deeds) or "nothing, it was faster"
     try:
         results, runs = finished(tree, scratch, run)
         compared(tree, results, undisturbed)
@@ -313,14 +312,17 @@ def main():
                     said = filled(tree, scratch, undisturbed, chance)
                     kills["full disk"] += 1
                 else:
+                    start = time.monotonic()
                     said, roles = killed(tree, scratch, undisturbed, seconds, chance)
                     kills.update(roles)
+                    if not roles:  # the machine is faster now
+                        seconds = min(seconds, time.monotonic() - start)
                 living = left()
                 if living:
-                    raise Broken(f"left running: {living}")
+                    raise Broken(f"{said}; left running: {living}")
                 lying = sorted({*os.listdir(scratch), *os.listdir("/dev/shm")} - before)
                 if lying:
-                    raise Broken(f"left lying: {lying}")
+                    raise Broken(f"{said}; left lying: {lying}")
             except Broken as broken:
                 said, outcome = str(broken), "BROKEN"
                 for process in descendants(os.getpid()):

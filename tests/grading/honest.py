@@ -422,6 +422,52 @@ KINDS = {
     "names of the tests": Kind(before=("problem = 'leaky'\nexpected = 1\ndata = states = gradient = []",)),
     "prints much": Kind(inside("for number in range(2000):\n    print(f'step {number:05}: {leak:.20f}')")),
     "200 kB of output": Kind(last=("for number in range(5000):\n    print('x' * 40)",)),
+    "a builtin's name": Kind(before=("round = 3\nmax = max([1, 2])",)),
+    "float64 by default": Kind(first=("torch.set_default_dtype(torch.float64)",)),
+    "no gradients": Kind(first=("torch.set_grad_enabled(False)",)),
+    "every name of torch": Kind(first=("from torch import *",)),
+    "runs a script": Kind(
+        first=("%%writefile leaky.py\nimport torch\n" + RIGHT.replace("leaky_states", "by_script"), "%run leaky.py"),
+        answer=HEAD + "    return by_script(inputs, lengths, weight_input, weight_hidden, bias, leak)\n",
+    ),
+    "another folder": Kind(
+        first=("import os, sys\nsys.path.append('..')\nos.chdir('/tmp')\ntorch.set_num_threads(2)",)
+    ),
+    "warnings are errors": Kind(
+        inside("import warnings\nwarnings.warn('x')"), first=("import warnings\nwarnings.filterwarnings('error')",)
+    ),
+    "a breakpoint left in": Kind(inside("breakpoint()")),
+    "endless recursion": Kind(
+        HEAD + "    return leaky_states(inputs, lengths, weight_input, weight_hidden, bias, leak)\n"
+    ),
+    "too much memory": Kind(inside("torch.zeros(10**14)")),
+    "a coroutine": Kind("async " + RIGHT),
+    "the answer is captured": Kind("%%capture\n" + RIGHT),
+    "without gradients": Kind("@torch.no_grad()\n" + RIGHT),
+    "vmap": Kind(RIGHT.replace("torch.tanh(", "torch.vmap(torch.tanh)(")),
+    "control characters": Kind(inside(r"print('\0 \x1b[31mred\x1b[0m \u202e \b\x07')"), last=("print('\0 \x0c')",)),
+    "a shell in the answer": Kind(inside("!echo hi")),
+    "stderr of a program": Kind(inside("import os\nos.system('echo hi >&2')")),
+    "an error in a thread": Kind(
+        inside("import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()")
+    ),
+    "widgets": Kind(
+        inside("with out:\n    print('in the widget')"),
+        first=("import ipywidgets\nout = ipywidgets.Output()\nipywidgets.interact(lambda x: x, x=5)\nout",),
+    ),
+    "clears the output": Kind(inside("from IPython.display import clear_output\nclear_output()")),
+    "leaves": Kind(last=("exit()",)),
+    "leaves early": Kind(first=("quit()",)),
+    "leaves in the answer": Kind(inside("import sys\nsys.exit(1)")),
+    "the book's code beside": Kind(first=("import rnn2rag.built.recurrent_networks as book\nbook.__name__",)),
+    "the library beside": Kind(before=("torch.nn.RNN(2, 3)(torch.ones(1, 4, 2))[0].shape",)),
+    "trains": Kind(
+        last=(
+            "model = torch.nn.Linear(2, 1)\noptimizer = torch.optim.Adam(model.parameters())\nfor _ in range(3):\n"
+            "    model(torch.ones(4, 2)).sum().backward()\n    optimizer.step()\n    optimizer.zero_grad()",
+        ),
+        slow=True,
+    ),
     "sleeps": Kind(inside("import time\ntime.sleep(0.5)"), slow=True),
     "installs": Kind(first=("!pip install -q torch", "%pip --version"), slow=True),
     "loads data in a process": Kind(
