@@ -16,6 +16,7 @@ c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedb
 c.ClearSolutions.code_stub = {"python": "# Write your code here.\nraise NotImplementedError"}
 # A test cell that a submission lacks is added back and graded; one that the set does not know is a cell like any other.
 c.Autograde.sanitize_preprocessors = [
+    "rnn2rag.grading.restore.MendMetadata",
     "nbgrader.preprocessors.ClearOutput",
     "nbgrader.preprocessors.DeduplicateIds",
     "nbgrader.preprocessors.OverwriteKernelspec",

@@ -5,10 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from nbformat import NotebookNode, from_dict
-from nbgrader.preprocessors import OverwriteCells
+from nbgrader.preprocessors import NbGraderPreprocessor, OverwriteCells
 
 from rnn2rag import course
 from rnn2rag.grading import feedback
+
+_KINDS = {"grade_id": str, "grade": bool, "solution": bool, "locked": bool, "task": bool, "points": (int, float)}
+
+
+class MendMetadata(NbGraderPreprocessor):
+    """Takes nbgrader's metadata off a cell where they are garbled: it becomes a cell like any other.
+
+    If it was one of the set's, the set's own takes its place as that of a missing cell does.
+    """
+
+    def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
+        """Mend one cell."""
+        data = cell.metadata.get("nbgrader", {})
+        is_sound = isinstance(data, dict) and all(isinstance(data[key], _KINDS[key]) for key in data if key in _KINDS)
+        if not is_sound:
+            del cell.metadata["nbgrader"]
+        return cell, resources
 
 
 class RestoreCells(OverwriteCells):
