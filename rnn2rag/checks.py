@@ -11,6 +11,7 @@ A *claim* is what a section says that its measurements show. Its band comes from
 from __future__ import annotations
 
 import base64
+import builtins
 import contextlib
 import hashlib
 import inspect
@@ -21,6 +22,7 @@ import os
 import sys
 import threading
 import traceback
+import types
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,7 +188,7 @@ class Problem:
     def _run(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The values of a probe in plain form, {"ok": ...}, or {"error": ...} with what stopped it in one line."""
         try:
-            with _quiet(), _watched() as calls:
+            with _quiet(), _usual_numbers(), _watched() as calls:
                 value = function(self.seed) if _takes_seed(function) else function()
         except (Exception, SystemExit) as error:
             return {"error": _explain(error)}
@@ -216,8 +218,8 @@ class Problem:
         else:
             arguments = (answer, self.seed)[: 2 if _takes_seed(function) else 1]
             try:
-                with _quiet():
-                    function(*arguments)
+                with _quiet(), _usual_numbers():
+                    _with_builtins(function)(*arguments)
             except AssertionError as error:
                 rung.message = _printable(str(error)) or "This does not hold."
             except Exception as error:
@@ -627,6 +629,25 @@ def _watched() -> Iterator[_Calls]:
         finally:
             sys.setprofile(before)
             threading.setprofile(None)
+
+
+@contextlib.contextmanager
+def _usual_numbers() -> Iterator[None]:
+    """Torch's own default type of numbers, whatever a notebook has set: inputs that a seed draws depend on it."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _with_builtins(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A verdict with Python's own `round` and `sum`, whatever a student's notebook calls by these names."""
+    names = {name: value for name, value in function.__globals__.items() if not hasattr(builtins, name)}
+    return types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """Teaching with it: what Gradescope and GitHub would run is run here, in a root of its own or in a fresh folder."""
 
+import io
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, SET, copy_package, copy_set, graded_cell, make_tree
+from conftest import ROOT, SET, copy_package, copy_set, graded_cell, make_tree, one_line, rnn2rag
 from grading import attacks
 
 from rnn2rag.execute import sandbox
@@ -48,6 +50,40 @@ def packed(tree, tmp_path_factory):
 
 
 # Gradescope
+
+
+def test_the_package_holds_what_it_needs_and_no_other_key(tree, packed, tmp_path):
+    with zipfile.ZipFile(packed) as archive:
+        names = archive.namelist()
+        wheel = zipfile.ZipFile(io.BytesIO(archive.read(next(name for name in names if name.endswith(".whl")))))
+        key = archive.read("course/release.key").decode().strip()
+        setup = archive.read("setup.sh").decode()
+    assert {"setup.sh", "run_autograder", "requirements.txt", "course/nbgrader_config.py"} < set(names)
+    assert {f"course/{part}/{SET}/{NAME}" for part in ("solutions", "exercises")} < set(names)
+    assert re.fullmatch("[0-9a-f]{64}", key) and key != (tree / "release.key").read_text(encoding="utf8").strip()
+    assert "rnn2rag/grading/gradescope.py" in wheel.namelist()
+    assert not [name for name in wheel.namelist() if name.startswith(("rnn2rag/built/rec", "rnn2rag/assets/claims/"))]
+    assert "fetch" not in setup and stat.S_IMODE(packed.stat().st_mode) == 0o600
+
+
+def test_a_set_that_loads_models_or_data_fetches_them(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "course")
+    source = tmp_path / "course" / "solutions" / SET / NAME
+    nb = json.loads(source.read_text(encoding="utf8"))
+    graded_cell(nb, attacks.ANSWER)["source"] = 'tales = data.load("grimm")\nencoder = models.load("minilm")'
+    source.write_text(json.dumps(nb), encoding="utf8")
+    gradescope.pack(tmp_path / "course", SET, tmp_path / "autograder.zip")
+    with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
+        assert "rnn2rag fetch grimm minilm\n" in archive.read("setup.sh").decode()
+
+
+def test_what_cannot_be_packed_is_one_line(tree, tmp_path):
+    assert "there is no problem set '03-x'" in one_line(*rnn2rag(tree, "gradescope", "03-x"))
+    said = one_line(*rnn2rag(tree, "gradescope", SET, "--into", "nowhere/autograder.zip"))
+    assert said == "rnn2rag: nowhere/autograder.zip: cannot be written (No such file or directory)"
+    make_tree(tmp_path / "bare")
+    copy_set(tmp_path / "bare")
+    assert "holds no rnn2rag/ and pyproject.toml to pack" in one_line(*rnn2rag(tmp_path / "bare", "gradescope", SET))
 
 
 def container(root, *command, network=False, environment=()):
@@ -181,6 +217,20 @@ def test_a_blank_set_and_a_free_text_answer(submit):
 def test_what_cannot_be_graded_earns_nothing_and_says_why(submit, files, said):
     results, _, _ = submit(**files)
     assert results["score"] == 0 and results["tests"] == [] and results["output"].startswith(said), results
+
+
+def test_what_the_submission_could_read_is_refused(image, tmp_path):
+    root = tmp_path / "container"
+    shutil.copytree(image, root, symlinks=True)
+    (root / "autograder" / "source").chmod(0o711)  # who knows a name in it could open that
+    look = "from pathlib import Path; from rnn2rag.execute import sandbox; sandbox.check('user', [Path('source')])"
+    ran = container(root, "/opt/rnn2rag/bin/python", "-I", "-c", look)
+    assert "another user, as whom a submission runs, reaches source: `chmod go= source`" in ran.stderr
+    (root / "autograder" / "source").chmod(0o700)
+    assert container(root, "/opt/rnn2rag/bin/python", "-I", "-c", look).returncode == 0
+    (root / "opt" / "rnn2rag").chmod(0o700)
+    ran = container(root, "/opt/rnn2rag/bin/python", "-I", "-c", look)
+    assert "another user, as whom a submission runs, cannot run Python here" in ran.stderr
 
 
 # Reads what it must not, writes its own results, ends other processes, calls out, and stays; one success is enough.

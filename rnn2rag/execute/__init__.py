@@ -8,6 +8,7 @@ import copy
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,7 +58,8 @@ class Run:
     """A notebook that was run.
 
     error: the first cell that raised (or the death of the kernel) in a few lines, or None. noise: what cells wrote to
-    stderr. cpu_seconds, peak_memory (bytes) and versions are known only for a run without error.
+    stderr. cpu_seconds, peak_memory (bytes) and versions are known only for a run without error. is_killed: whether
+    somebody outside of the sandbox ended the kernel.
     """
 
     notebook: NotebookNode
@@ -67,6 +69,7 @@ class Run:
     cpu_seconds: float = 0.0
     peak_memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    is_killed: bool = False
 
 
 def read(path: Path) -> NotebookNode:
@@ -185,6 +188,7 @@ async def _run(task: Task) -> Run:
             ended = manager.provisioner.ended
         if ended:
             result.cpu_seconds, result.peak_memory = ended.cpu_seconds, ended.peak_memory
+            result.is_killed = (ended.why, ended.status) == ("exit", -signal.SIGKILL)
             if result.error and ended.why in ("time", "memory"):
                 result.error = f"the kernel used more {ended.why} than a submission may"
     else:

@@ -183,7 +183,7 @@ def _check_user(private: Sequence[Path]) -> None:
 
 def sweep() -> None:
     """Take away what zygotes left behind whose owners were killed."""
-    for base in {Path("/dev/shm"), Path(tempfile.gettempdir())}:
+    for base in (Path("/dev/shm"), Path("/tmp")):
         for folder in base.glob(f"{_PREFIX}*-*"):
             owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
             if owner.isdecimal() and not Path("/proc", owner).exists() and folder.stat().st_uid in _OURS:
@@ -204,7 +204,7 @@ class Zygote:
 
     def __enter__(self) -> Zygote:
         shared = Path("/dev/shm")
-        where = shared if self.mode == "bubblewrap" and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+        where = shared if self.mode == "bubblewrap" and os.access(shared, os.W_OK) else Path("/tmp")
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=where))
         # In a container a user of nobody else: the processes of all containers of a machine count for a user's limit.
         self._user = 20_000 + secrets.randbelow(40_000) if self.mode == "user" else NOBODY
@@ -285,6 +285,7 @@ class Zygote:
         }
         manager.context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
         manager.context.setsockopt(zmq.RCVHWM, MOST_MESSAGES)
+        manager.connection_file = str(folder / "manager.json")
         manager.provisioner = _provisioner(manager, functools.partial(self._fork, request))
         try:
             yield manager
@@ -428,6 +429,8 @@ def _system() -> list[str]:
     for folder in (zygote.BOX, zygote.HOME, zygote.OWN, zygote.KERNELS):
         command += ["--perms", "0755", "--dir", str(folder)]
     command += ["--perms", "1777", "--size", str(64 << 20), "--tmpfs", str(zygote.SCRATCH)]
+    for fonts in Path.home().glob(".cache/matplotlib/fontlist-*.json"):  # else matplotlib makes its list anew
+        command += ["--ro-bind", str(fonts), str(zygote.SCRATCH / fonts.name)]
     command += ["--proc", "/proc", "--dev", "/dev", "--perms", "0755", "--dir", "/dev/shm"]
     settings = {**_ENVIRONMENT, "PATH": f"{Path(sys.prefix, 'bin')}:/usr/bin:/bin", "RNN2RAG_CACHE": str(cache)}
     settings |= {"HOME": str(zygote.HOME), "TMPDIR": str(zygote.SCRATCH), "IPYTHONDIR": str(zygote.SCRATCH)}

@@ -12,11 +12,17 @@ import contextlib
 import copy
 import hashlib
 import importlib.metadata
+import json
+import operator
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from rnn2rag import checks, course, execute
 from rnn2rag.errors import UserError
@@ -28,6 +34,7 @@ from rnn2rag.grading.results import Result
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+_FOLDER = "rnn2rag-r"
 OURS = feedback.JUDGED  # where a graded notebook's metadata keeps what is ours
 WRONG, RIGHT = -1, -2  # the numbers of two jobs of our own: a wrong answer that must lose, a right one that must win
 
@@ -50,13 +57,18 @@ def grade(
     those too that have not changed. mode: the sandbox. done: called with each result as it is made. Results come in the
     order of submissions. Raises UserError where nothing can be graded.
     """
+    from nbgrader.api import InvalidEntry
+    from sqlalchemy.exc import SQLAlchemyError
+
     if scheduler is None:
         execute.sandbox.check(mode)
-    with _Run(tree, name, submissions, mode, done) as run:
-        run.keep(only, again)
-        if run.waiting:
-            run.grade(jobs, scheduler)
-        run.publish()
+    try:
+        with _own_folder(), _Run(tree, name, submissions, mode, Fleet(jobs, scheduler), done) as run:
+            run.grade(only, again)
+            run.publish()
+    except (OSError, SQLAlchemyError, InvalidEntry) as error:
+        reason = " ".join(str(error).splitlines()[:1])
+        raise UserError(f"{tree}: cannot be written ({reason}); make room, then run the same command again") from None
     return [result for result in run.results if result and (not only or result.student in only)]
 
 
@@ -69,60 +81,75 @@ class _Run:
         name: str,
         submissions: Sequence[Submission],
         mode: str,
+        fleet: Fleet,
         done: Callable[[Result], None] | None,
     ) -> None:
-        self.tree, self.name, self.submissions, self.mode = tree, name, submissions, mode
+        self.tree, self.name, self.submissions, self.mode, self.fleet = tree, name, submissions, mode, fleet
         self.done = done or (lambda result: None)
         self.results: list[Result | None] = [None] * len(submissions)
-        self.waiting: list[int] = []
         self._restored: dict[int, NotebookNode] = {}  # those that are with the workers
+        self._stack = contextlib.ExitStack()
+        self.judge: split.Judge | None = None
 
     def __enter__(self) -> _Run:
+        self.source = gradebook.set_notebook(self.tree, self.name)
         self.key = gradebook.release_key(self.tree)
-        with contextlib.ExitStack() as stack:
-            self.book = stack.enter_context(gradebook.Book(self.tree, self.name))
-            with self.book.transaction() as database:
-                lateness.apply_dates(database, self.name, self.book.config)
-            self.source = course.set_folder(self.tree, self.name) / f"{self.book.notebook_id}.ipynb"
-            cells = [cell for cell in execute.read(self.source).cells if cell.cell_type == "code"]
-            self.optimizers = any("optim" in cell.source for cell in cells)
-            imports = split.imports([cell.source for cell in cells if not course.grader_data(cell)])
-            self.judge = stack.enter_context(split.Judge(imports, self.key))
-            self._stack = stack.pop_all()
         self.common = self._common_hash()
         return self
 
     def __exit__(self, *raised: Any) -> None:
         self._stack.__exit__(*raised)
 
-    def keep(self, only: Collection[str], again: bool) -> None:
-        """Take over what a run before has graded and nothing has changed; the rest waits."""
+    def grade(self, only: Collection[str], again: bool) -> None:
+        """Take over what a run before has graded and nothing has changed; let workers run the rest."""
+        is_chosen = [not only or submission.student in only for submission in self.submissions]
+        changed = [
+            not submission.refused and (again and chosen or not self._is_graded(submission))
+            for submission, chosen in zip(self.submissions, is_chosen, strict=True)
+        ]
+        if any(map(operator.and_, changed, is_chosen)):
+            self._start()  # it warms up while the gradebook is made ready
+        self.book = self._stack.enter_context(gradebook.Book(self.tree, self.name, self.source))
+        with self.book.transaction() as database:
+            lateness.apply_dates(database, self.name, self.book.config)
+        waiting = []
         for index, submission in enumerate(self.submissions):
-            is_chosen = not only or submission.student in only
             if submission.refused:
                 result = Result(submission.student, refused=submission.refused, notes=submission.notes)
             else:
-                result = None if again and is_chosen else self._kept(submission)
-            if not is_chosen:
+                result = None if changed[index] else self._kept(submission)
+            if not is_chosen[index]:
                 self.results[index] = result
             elif result is None:
-                self.waiting.append(index)
+                waiting.append(index)
             else:
                 self._finished(index, result)
+        if waiting:
+            self._start()
+            self._grade(waiting)
 
-    def grade(self, jobs: int, scheduler: str | None) -> None:
+    def _start(self) -> None:
+        """Start the workers, and the process that judges."""
+        if self.judge is None:
+            cells = [cell for cell in execute.read(self.source).cells if cell.cell_type == "code"]
+            imports = split.imports([cell.source for cell in cells if not course.grader_data(cell)])
+            self.optimizers = any("optim" in cell.source for cell in cells)
+            self.judge = self._stack.enter_context(split.Judge(imports, self.key))
+            self._stack.enter_context(self.fleet)
+            self.fleet.warm(self.mode, self.optimizers)
+
+    def _grade(self, waiting: Sequence[int]) -> None:
         """Let workers run what waits; record each that comes back, once our own two answers earned what they must."""
         held: list[tuple[int, bytes | Exception]] = []
         tried: set[int] = set()
-        with Fleet(jobs, scheduler) as fleet:
-            for index, outcome in fleet.run(self._jobs()):
-                if index in (WRONG, RIGHT):
-                    self._try_out(index, outcome)
-                    tried.add(index)
-                else:
-                    held.append((index, outcome))
-                while len(tried) == 2 and held:
-                    self._take(*held.pop(0))
+        for index, outcome in self.fleet.run(self._jobs(waiting)):
+            if index in (WRONG, RIGHT):
+                self._try_out(index, outcome)
+                tried.add(index)
+            else:
+                held.append((index, outcome))
+            while len(tried) == 2 and held:
+                self._take(*held.pop(0))
 
     def publish(self) -> None:
         """Write the exports and the class report."""
@@ -137,11 +164,11 @@ class _Run:
 
     # One submission on its way
 
-    def _jobs(self) -> Iterator[tuple[int, bytes]]:
+    def _jobs(self, waiting: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         for index, answers in ((WRONG, _wrong_answers(self.source)), (RIGHT, _right_answers(self.source))):
             self._restored[index] = self.book.restore(self._answered(answers))
             yield index, self._job(self._restored[index], {})
-        for index in self.waiting:
+        for index in waiting:
             submission = self.submissions[index]
             try:
                 notebook = self.book.restore(execute.read(submission.path))
@@ -168,7 +195,8 @@ class _Run:
 
     def _take(self, index: int, outcome: bytes | Exception) -> None:
         """Judge and record what a worker brought back; whatever it is, it makes one result."""
-        from sqlalchemy.exc import OperationalError
+        from nbgrader.api import InvalidEntry
+        from sqlalchemy.exc import SQLAlchemyError
 
         submission, notebook = self.submissions[index], self._restored.pop(index)
         result = Result(submission.student, notes=submission.notes)
@@ -178,9 +206,8 @@ class _Run:
             result = self._recorded(submission, notebook, worker.unpacked(outcome))
         except UserError as error:
             result.refused = str(error)
-        except (OSError, OperationalError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot write what was graded ({reason}): make room, then run the same command") from None
+        except (OSError, SQLAlchemyError, InvalidEntry):  # no room
+            raise
         except Exception as error:  # what a submission made of itself
             result.refused = " ".join(f"what came of its run cannot be kept ({error!r})".split())[:500]
         self._finished(index, result)
@@ -260,16 +287,19 @@ class _Run:
             seconds=ours["seconds"],
         )
 
-    def _kept(self, submission: Submission) -> Result | None:
-        """The result of a run before, when nothing that it depends on has changed."""
-        path = self._graded_path(submission)
+    def _is_graded(self, submission: Submission) -> bool:
+        """Whether a run before has graded it, and nothing that its grade depends on has changed."""
         try:
-            notebook = execute.read(path)
-        except UserError:
+            data = json.loads(self._graded_path(submission).read_bytes())
+            return data["metadata"][OURS]["hash"] == self._hash(submission)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+    def _kept(self, submission: Submission) -> Result | None:
+        """The result of a run before; None where the gradebook does not have it any more."""
+        if self.book.scores(submission.student) is None:
             return None
-        ours = notebook.metadata.get(OURS, {})
-        if ours.get("hash") != self._hash(submission) or self.book.scores(submission.student) is None:
-            return None
+        notebook = execute.read(self._graded_path(submission))
         result = self._result(submission, notebook)
         result.kept = True
         self._write_page(submission, notebook, result)  # a person may have graded a cell since
@@ -314,7 +344,7 @@ class _Run:
         return self.tree / "autograded" / submission.student / self.name / self.source.name
 
     def _page_path(self, submission: Submission) -> Path:
-        return self.tree / "feedback" / submission.student / self.name / f"{self.book.notebook_id}.html"
+        return self.tree / "feedback" / submission.student / self.name / self.source.with_suffix(".html").name
 
     def _write_page(self, submission: Submission, notebook: NotebookNode | None, result: Result) -> None:
         path = self._page_path(submission)
@@ -338,6 +368,28 @@ class _Run:
         files = [part for name, data in sorted(submission.files.items()) for part in (name.encode(), data)]
         when = str(submission.timestamp).encode()
         return _digest(self.common.encode(), submission.path.read_bytes(), when, *files)
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    """Let this run and what it starts keep temporary files in one folder; take away those of runs that were killed."""
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    top = Path(tempfile.gettempdir())
+    for folder in top.glob(f"{_FOLDER}*-*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        with contextlib.suppress(OSError, ValueError):
+            if folder.stat().st_uid == os.geteuid() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(folder, ignore_errors=True)
+    own = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=top)
+    tempfile.tempdir = os.environ["TMPDIR"] = own
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before[0]
+        os.environ.pop("TMPDIR")
+        if before[1] is not None:
+            os.environ["TMPDIR"] = before[1]
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def _is_sound(notebook: NotebookNode) -> bool:

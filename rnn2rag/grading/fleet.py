@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +17,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 AHEAD = 2  # jobs at the scheduler for each that runs: enough to keep workers busy, few enough to hold in memory
-_PREFIX = "rnn2rag-fleet-"
 _SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.http.routes": [],
@@ -55,9 +51,8 @@ class Fleet:
                 self._client = self._stack.enter_context(_connected(self.scheduler))
                 self.jobs = self._slots()
             else:
-                _sweep()
-                folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-                self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                folder = tempfile.gettempdir()
+                self._stack.enter_context(dask.config.set({"temporary-directory": folder}))
                 cluster = LocalCluster(
                     n_workers=1,
                     threads_per_worker=self.jobs,
@@ -71,6 +66,9 @@ class Fleet:
                 )
                 self._stack.enter_context(cluster)
                 self._client = self._stack.enter_context(Client(cluster))
+        except RuntimeError as error:  # of the one who watches over the worker
+            self._stack.close()
+            raise UserError(f"the worker did not start ({error}): run the same command again") from None
         except BaseException:
             self._stack.close()
             raise
@@ -80,6 +78,11 @@ class Fleet:
         with contextlib.suppress(Exception):
             self._client.cancel(list(self._client.futures), force=True)
         self._stack.close()
+
+    def warm(self, mode: str, optimizers: bool) -> None:
+        """Let the workers that are there warm up for a kind of sandbox; nobody waits for it."""
+        if mode != "none":
+            self._warming = self._client.submit(worker.warm, mode, optimizers, pure=False)
 
     def run(self, jobs: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes | Exception]]:
         """Run jobs, each with a number, and yield the outcome of each as it comes: its bytes, or what went wrong.
@@ -131,16 +134,3 @@ def _first(iterator: Iterator[Any], count: int) -> Iterator[Any]:
             yield next(iterator)
         except StopIteration:
             return
-
-
-def _sweep() -> None:
-    """Take away the working folders of runs that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdecimal() and folder.stat().st_uid == os.geteuid():
-            try:
-                os.kill(int(owner), 0)
-            except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
-            except PermissionError:
-                continue

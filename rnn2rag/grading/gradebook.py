@@ -50,12 +50,26 @@ def release_key(tree: Path) -> str:
     return key.read_text(encoding="utf8").strip()
 
 
-class Book:
-    """The gradebook of the course in `tree`, open at one problem set; use it as a context manager."""
+def set_notebook(tree: Path, name: str) -> Path:
+    """Return the notebook of a problem set, with solutions and hidden tests. Raises UserError where it is not made."""
+    folder = course.set_folder(tree, name)
+    notebooks = sorted(folder.glob("*.ipynb"))
+    if not notebooks:
+        raise UserError(f"{course.shown(tree, folder)}: its notebook is not made yet; run `make exercises`")
+    return notebooks[0]
 
-    def __init__(self, tree: Path, name: str) -> None:
+
+class Book:
+    """The gradebook of the course in `tree`, open at one problem set; use it as a context manager.
+
+    source: the set's notebook.
+    """
+
+    def __init__(self, tree: Path, name: str, source: Path) -> None:
         self.tree = tree
         self.name = name
+        self.source = source
+        self.notebook_id = source.stem
         self.database = f"sqlite:///{tree / 'gradebook.db'}"
         self.config = course.nbgrader_config(tree, assignment_id=name)
 
@@ -159,13 +173,9 @@ class Book:
 
     def _release(self) -> None:
         """Record the problem set's cells."""
-        folder = course.set_folder(self.tree, self.name)
-        notebooks = {path.name: path.read_text(encoding="utf8") for path in sorted(folder.glob("*.ipynb"))}
-        if not notebooks:
-            raise UserError(f"{folder}: its notebook is not made yet; run `make exercises`")
+        notebooks = {self.source.name: self.source.read_text(encoding="utf8")}
         with tempfile.TemporaryDirectory(prefix="rnn2rag-set-") as into:
             course.release(self.tree, self.name, notebooks, Path(into), self.database)
-        self.notebook_id = next(iter(notebooks)).removesuffix(".ipynb")
 
     def _resources(self, student: str) -> dict[str, Any]:
         about = {"notebook": self.notebook_id, "assignment": self.name, "student": student, "db_url": self.database}

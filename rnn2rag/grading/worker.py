@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import json
 import math
 import tempfile
@@ -96,12 +97,17 @@ def run(job: bytes) -> bytes:
     built = Path(course.__file__).parent / "built"
     hidden = [str(built / f"{name}.py") for name in data["built"] if (built / f"{name}.py").exists()]
     task.box = sandbox.Box(files, environment, hidden, limits)
+    ran = None
     for _ in range(TRIES):
         try:
             task.zygote = _zygote(data["mode"], data["optimizers"])
-            return _outcome(execute.run(task))
+            ran = execute.run(task)
+            if not ran.is_killed:
+                return _outcome(ran)
         except (sandbox.SandboxFailure, OSError) as error:
             failure = error
+    if ran:
+        return _outcome(ran)
     raise sandbox.SandboxFailure(f"the sandbox broke {TRIES} times ({failure})")
 
 
@@ -115,6 +121,12 @@ def packed(job: Job) -> bytes:
 def unpacked(outcome: bytes) -> Outcome:
     """Return the outcome that `run` gave."""
     return Outcome(**json.loads(outcome))
+
+
+def warm(mode: str, optimizers: bool) -> None:
+    """Start this worker's warm process; what keeps it from starting is said when a job runs."""
+    with contextlib.suppress(sandbox.SandboxFailure, OSError):
+        _zygote(mode, optimizers)
 
 
 def _outcome(ran: execute.Run) -> bytes:

@@ -149,12 +149,13 @@ class Run:
         self.start = time.monotonic()
 
     def wait(self, until):
-        """Whether it ends before a moment."""
-        try:
-            self.process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        """Whether it ends before a moment; what lost its parent and ended meanwhile is taken away, as init would."""
+        while self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended and ended.si_pid != self.process.pid:
+                os.waitpid(ended.si_pid, 0)
+        return self.process.poll() is not None
 
     def end(self):
         """Return its status, its results (None unless it graded), and its stderr. Raises Broken for a bad end."""
@@ -235,9 +236,10 @@ def killed(tree, scratch, undisturbed, seconds, chance):
     deeds = []
     for _ in range(chance.randint(1, 3)):
         role, moment = chance.choice(ROLES), time.monotonic() + chance.uniform(0.2, 0.9 * seconds)
-        if run.wait(moment) and run.process.returncode not in (0, 1):  # by the kill before
+        if deeds and deeds[-1][0] == "coordinator":
             run.end()
             run = Run(tree, scratch)
+        run.wait(moment)
         while not run.wait(time.monotonic() + 0.02):
             found = victims(run.process.pid).get(role)
             if found:

@@ -197,9 +197,11 @@ TORCH_WRONG = {
 
 KINDS = {
     "loop": Kind(),
-    "blank": Kind(None, None),
+    "a builtin's name": Kind(before=("round = 3\nmax = max([1, 2])",)),
     "half done: the last lines lack": Kind(RIGHT.rpartition("    return")[0] + "    raise NotImplementedError\n"),
+    "blank": Kind(None, None),
     "syntax error": Kind(RIGHT.replace("for t in range(seq_len):", "for t in range(seq_len)"), None),
+    "float64 by default": Kind(first=("torch.set_default_dtype(torch.float64)",)),
     "helpers in cells before": Kind(
         HEAD + "    return run_cell(inputs, lengths, partial(one_step, weight_input, weight_hidden, bias, leak))\n",
         first=("from functools import partial",),
@@ -422,8 +424,6 @@ KINDS = {
     "names of the tests": Kind(before=("problem = 'leaky'\nexpected = 1\ndata = states = gradient = []",)),
     "prints much": Kind(inside("for number in range(2000):\n    print(f'step {number:05}: {leak:.20f}')")),
     "200 kB of output": Kind(last=("for number in range(5000):\n    print('x' * 40)",)),
-    "a builtin's name": Kind(before=("round = 3\nmax = max([1, 2])",)),
-    "float64 by default": Kind(first=("torch.set_default_dtype(torch.float64)",)),
     "no gradients": Kind(first=("torch.set_grad_enabled(False)",)),
     "every name of torch": Kind(first=("from torch import *",)),
     "runs a script": Kind(
