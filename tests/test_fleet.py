@@ -120,6 +120,30 @@ def test_without_a_sandbox_it_is_recorded(tree):
         assert f"user {user} {mode == 'bubblewrap'}" in said
 
 
+LOOK = """
+import ctypes, glob
+for path in glob.glob("/proc/self/task/*/status"):
+    fields = dict(line.split(":", 1) for line in open(path))
+    print("thread", *(fields[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs")))
+libc = ctypes.CDLL(None)
+print("denied", libc.umount2(b"/run/kernels", 2), libc.unshare(0x10000000))
+try:
+    open("/run/kernel/new", "w")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_no_thread_of_a_submission_can_undo_its_sandbox(tree):
+    submit(tree, "Ada", filled(RIGHT, after=LOOK))
+    assert graded(tree, "--only", "Ada")["Ada"]["points"] == 6
+    run = execute.read(tree / "autograded" / "Ada" / SET / "recurrent-networks.ipynb")
+    said = "".join(output.get("text", "") for cell in run.cells for output in cell.get("outputs", ())).splitlines()
+    threads = [line for line in said if line.startswith("thread ")]
+    assert len(threads) > 5 and set(threads) == {"thread 0000000000000000 0000000000000000 0000000000000000 1"}
+    assert "denied -1 -1" in said and "Read-only file system" in said
+
+
 def test_where_no_sandbox_can_be_made_grading_refuses(tree, tmp_path):
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
@@ -151,6 +175,7 @@ WAYS_OUT = {
 @pytest.mark.parametrize("setting", WAYS_OUT)
 def test_the_way_out_fits_the_machine(monkeypatch, setting):
     value, said = WAYS_OUT[setting]
+    monkeypatch.setattr(sandbox, "_is_container", lambda: False)
     monkeypatch.setattr(sandbox, "_number", lambda path: value if path == setting else None)
     assert said in sandbox._permission("/opt/bwrap")
 

@@ -116,7 +116,7 @@ def obstacle() -> tuple[str, str] | None:
 
 def _permission(path: str) -> str:
     """How this machine can be made to let unprivileged programs have name spaces."""
-    if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")):
+    if _is_container():
         options = " ".join(f"--security-opt {option}=unconfined" for option in ("seccomp", "apparmor", "systempaths"))
         return f"start the container with {options}, or grade outside a container"
     if _number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"):  # Ubuntu 23.10 and later
@@ -134,6 +134,10 @@ def _permission(path: str) -> str:
     if _number("/proc/sys/user/max_user_namespaces") == 0:
         return "`sudo sysctl user.max_user_namespaces=10000`"
     return "allow unprivileged user name spaces on this machine"
+
+
+def _is_container() -> bool:
+    return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
 
 
 def _number(path: str) -> int | None:
@@ -423,7 +427,8 @@ def _system() -> list[str]:
                 command += ["--perms", "0755", "--dir", str(parent)]
             command += ["--ro-bind", str(folder), str(folder)]
             seen.append(folder)
-    for folder in (package / "assets",):  # the claims hold answers
+    copies = [Path(folder, "rnn2rag") for folder in _site_folders()]
+    for folder in {package / "assets", *(copy / "assets" for copy in copies)}:  # the claims hold answers
         if folder.is_dir():
             command += ["--tmpfs", str(folder)]
     for folder in (zygote.BOX, zygote.HOME, zygote.OWN, zygote.KERNELS):

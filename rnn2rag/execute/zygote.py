@@ -142,6 +142,8 @@ def _watch(request: Mapping[str, Any], control: socket.socket) -> dict[str, Any]
         if ready in readable:
             waiting.remove(ready)
             if os.read(ready, 1):
+                if request["mode"] == "bubblewrap":
+                    _mount(None, str(OWN), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
                 control.send(b"ready")
         if ended in readable:
             break
@@ -193,10 +195,10 @@ def _kernel(request: Mapping[str, Any], written: int) -> NoReturn:
             os.dup2(nothing, stream)
         kept = os.dup2(written, 3)
         os.closerange(4, 4096)
-        app = _started(folder / "connection.json")
         if request["mode"] == "bubblewrap":
-            _lock()
-        else:
+            _lock()  # as long as there is one thread: each has capabilities of its own
+        app = _started(folder / "connection.json")
+        if request["mode"] == "user":
             _close_network()
         os.write(kept, b"!")
         os.close(kept)
@@ -265,7 +267,6 @@ def _limit(limits: Mapping[str, float]) -> None:
 def _lock() -> None:
     """Give away for good what was needed to set up: capabilities, and the making of further name spaces."""
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
-    _mount(None, str(OWN), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     for capability in range(64):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)

@@ -61,7 +61,8 @@ def grade(
     from sqlalchemy.exc import SQLAlchemyError
 
     if scheduler is None:
-        execute.sandbox.check(mode)
+        execute.sandbox.check(mode, [tree])
+    jobs = 1 if mode == "user" else jobs  # all kernels of a container are of one user
     try:
         with _own_folder(), _Run(tree, name, submissions, mode, Fleet(jobs, scheduler), done) as run:
             run.grade(only, again)
@@ -350,6 +351,9 @@ class _Run:
         path = self._page_path(submission)
         scores = self.book.scores(submission.student)
         _write(path, feedback.page(self.tree, self.name, notebook, result, scores.reviews if scores else None))
+        for name in ("timestamp.txt", "submission_secret.txt"):  # nbgrader's exchange wants them beside the page
+            if (submission.path.parent / name).is_file():
+                shutil.copy(submission.path.parent / name, path.parent)
         result.feedback = path.relative_to(self.tree).as_posix()
 
     def _common_hash(self) -> str:

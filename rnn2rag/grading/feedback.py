@@ -312,7 +312,7 @@ def page(
     """
     the_set = problem_set(tree, name)
     cells = notebook.cells if notebook and not result.refused else []
-    marking = _Marking(the_set, cells, result, reviews or {})
+    marking = Marking(the_set, cells, result, reviews or {})
     problems = [marking.problem(index) for index in range(len(the_set.problems))] if cells else []
     return (
         templates()
@@ -328,7 +328,7 @@ def page(
     )
 
 
-class _Marking:
+class Marking:
     """One student's run beside the problem set: what the page says of each problem, as plain data."""
 
     def __init__(

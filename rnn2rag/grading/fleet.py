@@ -124,7 +124,7 @@ def _connected(address: str) -> Client:
 
     try:
         return Client(address, timeout=10)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, TypeError, ValueError) as error:
         raise UserError(f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler`") from None
 
 

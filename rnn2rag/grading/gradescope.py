@@ -221,7 +221,7 @@ def report(tree: Path, name: str, notebook: NotebookNode | None, result: Result)
     if notebook is None:
         return _without_points(f"This cannot be graded: {result.refused}")
     the_set = feedback.problem_set(tree, name)
-    marking = feedback._Marking(the_set, notebook.cells, result, {})
+    marking = feedback.Marking(the_set, notebook.cells, result, {})
     tests = []
     for index, problem in enumerate(the_set.problems):
         shown = [entry for test in marking.problem(index)["tests"] for entry in _tests(problem.title, test)]
