@@ -230,7 +230,6 @@ class _Run:
             "notes": notes,
         }
         result = self._result(submission, notebook)
-        self._write_page(submission, notebook, result)
         for name, content in submission.files.items():
             _write(self._graded_path(submission).parent / name, content)
         _write_notebook(self._graded_path(submission), notebook)  # the last: from here on it is graded
@@ -273,9 +272,9 @@ class _Run:
             raise UserError("its outputs are no outputs of a notebook")
 
     def _result(self, submission: Submission, notebook: NotebookNode) -> Result:
-        """The result of a submission that is in the gradebook."""
+        """The result of a submission that is in the gradebook; its page is written with what people gave by now."""
         scores, ours = self.book.scores(submission.student), notebook.metadata[OURS]
-        return Result(
+        result = Result(
             submission.student,
             scores.points,
             scores.possible,
@@ -287,6 +286,8 @@ class _Run:
             sandbox=ours["sandbox"],
             seconds=ours["seconds"],
         )
+        self._write_page(submission, notebook, result, scores.reviews)
+        return result
 
     def _is_graded(self, submission: Submission) -> bool:
         """Whether a run before has graded it, and nothing that its grade depends on has changed."""
@@ -303,12 +304,11 @@ class _Run:
         notebook = execute.read(self._graded_path(submission))
         result = self._result(submission, notebook)
         result.kept = True
-        self._write_page(submission, notebook, result)  # a person may have graded a cell since
         return result
 
     def _finished(self, index: int, result: Result) -> None:
         if result.refused:
-            self._write_page(self.submissions[index], None, result)
+            self._write_page(self.submissions[index], None, result, {})
         self.results[index] = result
         self.done(result)
 
@@ -347,10 +347,11 @@ class _Run:
     def _page_path(self, submission: Submission) -> Path:
         return self.tree / "feedback" / submission.student / self.name / self.source.with_suffix(".html").name
 
-    def _write_page(self, submission: Submission, notebook: NotebookNode | None, result: Result) -> None:
+    def _write_page(
+        self, submission: Submission, notebook: NotebookNode | None, result: Result, reviews: Mapping[str, Any]
+    ) -> None:
         path = self._page_path(submission)
-        scores = self.book.scores(submission.student)
-        _write(path, feedback.page(self.tree, self.name, notebook, result, scores.reviews if scores else None))
+        _write(path, feedback.page(self.tree, self.name, notebook, result, reviews))
         for name in ("timestamp.txt", "submission_secret.txt"):  # nbgrader's exchange wants them beside the page
             if (submission.path.parent / name).is_file():
                 shutil.copy(submission.path.parent / name, path.parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from nbconvert.preprocessors import SanitizeHTML
+from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import NotebookNode
 from traitlets import Bool, Set
 
