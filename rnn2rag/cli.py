@@ -162,9 +162,8 @@ def _grade(options: argparse.Namespace) -> int:
             print(f"{result.student:{width}}  {score:>12}  {'; '.join(remarks)}".rstrip())
         waiting = sum(result.manual for result in made)
         if waiting:
-            print(
-                f"{waiting} wait for a person (formgrader, in `make lab`); the import files leave them out until then"
-            )
+            where = "formgrader in `make lab`"
+            print(f"waiting for a person: {waiting} ({where}); the import files leave them out until then")
         print(f"scores in {tree / 'gradebook.db'} and grades.csv, pages in feedback/, report in reports/")
     return 1 if any(result.refused for result in made) else 0
 

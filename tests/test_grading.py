@@ -239,6 +239,46 @@ def test_a_student_checks_before_handing_in(tmp_path):
     assert "0 of 3 points in the tests that run here" in stdout
 
 
+SCRIPTS = {
+    "text/html": "<b>bold</b><img src=x onerror=alert(1)><script>alert(2)</script>",
+    "text/markdown": "[a](javascript:alert(3)) and <iframe src=x></iframe>",
+    "image/svg+xml": "<svg onload=alert(4)><script>alert(5)</script></svg>",
+    "application/javascript": "alert(6)",
+    "text/plain": "1 < 2",
+}
+ACTIVE = re.compile(r"<(script|iframe|svg|img[^>]*\bonerror)|application/javascript", re.I)
+
+
+@pytest.mark.parametrize("command", ["ours", "stock"])
+def test_what_a_student_wrote_cannot_run_in_formgrader(tmp_path, command):
+    tree = make_tree(tmp_path)
+    copy_set(tree)
+    nb = filled(RIGHT, after=f"from IPython.display import display\ndisplay({SCRIPTS!r}, raw=True)")
+    prose = "If a < b, then b > a & *c*. <img src=x onerror=alert(7)>"
+    graded_cell(nb, "leak-and-error")["source"] = prose
+    honest = "If a < b, then b > a & $h_{t-1} < 1$."
+    nb["cells"].append({"cell_type": "markdown", "id": "own", "metadata": {}, "source": honest})
+    submit(tree, "Ida", nb)
+    if command == "ours":
+        assert rnn2rag(tree, "grade", SET)[0] == 0
+    else:
+        nbgrader(tree, "generate_assignment", SET, "--force")
+        nbgrader(tree, "autograde", SET)
+    kept = execute.read(tree / "autograded" / "Ida" / SET / NAME)
+    shown = [
+        output.data
+        for cell in kept.cells
+        for output in cell.get("outputs", ())
+        if "text/html" in output.get("data", {})
+    ]
+    assert len(shown) == 1 and "<b>bold</b>" in shown[0]["text/html"] and shown[0]["text/plain"] == "1 < 2"
+    assert not ACTIVE.search(json.dumps(shown)) and "alert(1)" in shown[0]["text/html"]
+    sources = {cell.id: cell.source for cell in kept.cells}
+    assert sources["own"] == honest and not ACTIVE.search(graded_cell(kept, "leak-and-error").source)
+    with (tree / "grades.csv").open(encoding="utf8") if command == "ours" else open("/dev/null") as file:
+        assert [float(row["raw_score"]) for row in csv.DictReader(file)] == ([6.0] if command == "ours" else [])
+
+
 # Scores of cells
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import re
 from typing import Any
 
 from nbconvert.preprocessors.sanitize import SanitizeHTML
@@ -10,6 +10,8 @@ from nbformat import NotebookNode
 from traitlets import Bool, Set
 
 from rnn2rag import checks
+
+_TAG = re.compile(r"<[a-zA-Z/!?]")  # what a browser may take for one
 
 
 class Sanitize(SanitizeHTML):
@@ -24,8 +26,6 @@ class Sanitize(SanitizeHTML):
 
     def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
         """Sanitize one cell."""
-        before = cell.source
-        cell, resources = super().preprocess_cell(cell, resources, cell_index)
-        if html.unescape(cell.source) == html.unescape(before):
-            cell.source = before
+        if cell.cell_type == "code" or _TAG.search(cell.source):
+            return super().preprocess_cell(cell, resources, cell_index)
         return cell, resources
