@@ -53,6 +53,13 @@ def with_garbled_metadata(nb):
     return nb
 
 
+def of_an_older_format(nb):
+    """As the classic Notebook and Colab save it: without ids."""
+    for cell in nb["cells"]:
+        del cell["id"]
+    return nb | {"nbformat_minor": 2}
+
+
 SPY = "    print('SPIED', inputs.flatten()[:3].tolist())\n    import warnings\n    warnings.warn(f'SPIED {lengths}')"
 CLASS = {
     "Ada": filled(RIGHT),
@@ -61,11 +68,12 @@ CLASS = {
     "Dora": without(filled(SPYING, before=SPY), "leaky-cell-hidden"),
     "Emil": with_copies(filled(RIGHT, after="### BEGIN HIDDEN TESTS")),
     "Fay": with_garbled_metadata(filled(RIGHT)),
+    "Gil": of_an_older_format(filled(RIGHT)),
     "Gus": filled(RIGHT, after="import os\nos._exit(1)"),
     "Hugo": "this is not JSON",
     "Ivy": "",
 }
-POINTS = {"Ada": 6, "Ben": 2, "Cleo": 0, "Dora": 6, "Emil": 6, "Fay": 6, "Gus": 0}
+POINTS = {"Ada": 6, "Ben": 2, "Cleo": 0, "Dora": 6, "Emil": 6, "Fay": 6, "Gil": 6, "Gus": 0}
 
 
 def submit(tree, student, nb, name=NAME):

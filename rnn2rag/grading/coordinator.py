@@ -227,7 +227,7 @@ class _Run:
             "seconds": round(came.seconds, 3),
             "cpu_seconds": round(came.cpu_seconds, 3),
             "peak_memory": came.peak_memory,
-            "notes": notes,
+            "notes": [" ".join(note.split()) for note in notes],
         }
         result = self._result(submission, notebook)
         for name, content in submission.files.items():

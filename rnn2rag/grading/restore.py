@@ -42,6 +42,7 @@ class RestoreCells(OverwriteCells):
         nb.cells = [from_dict(cell) for cell in nb.cells]  # nbgrader adds cells half as plain dicts
         for number, cell in enumerate(nb.cells):
             cell.setdefault("id", f"restored-{number}")
+        nb.nbformat_minor = max(nb.nbformat_minor, 5)  # the first in which cells have ids
         return nb, resources
 
     def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
