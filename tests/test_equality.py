@@ -119,7 +119,7 @@ def test_the_class_shows_the_whole_range(graded):
     _, stock, ours = graded
     assert len(ROSTER) >= 40 and set(stock) == set(ours) == set(ROSTER)
     scores = {record["submission"]["score"] for record in stock.values()}
-    assert scores >= {0, 1, 2, 4, 6}
+    assert scores > {0, 6} and len(scores) >= 4
     assert {record["submission"]["needs_manual_grade"] for record in stock.values()} == {True, False}
     late = [
         (ours[student]["submission"]["total_seconds_late"], ours[student]["notebook"]["late_submission_penalty"])

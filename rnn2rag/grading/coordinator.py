@@ -110,7 +110,7 @@ class _Run:
         ]
         if any(map(operator.and_, changed, is_chosen)):
             self._start()  # it warms up while the gradebook is made ready
-        self.book = self._stack.enter_context(gradebook.Book(self.tree, self.name, self.source))
+        self.book = self._stack.enter_context(gradebook.Book(self.tree, self.name))
         with self.book.transaction() as database:
             lateness.apply_dates(database, self.name, self.book.config)
         waiting = []

@@ -60,16 +60,13 @@ def set_notebook(tree: Path, name: str) -> Path:
 
 
 class Book:
-    """The gradebook of the course in `tree`, open at one problem set; use it as a context manager.
+    """The gradebook of the course in `tree`, open at one problem set; use it as a context manager."""
 
-    source: the set's notebook.
-    """
-
-    def __init__(self, tree: Path, name: str, source: Path) -> None:
+    def __init__(self, tree: Path, name: str) -> None:
         self.tree = tree
         self.name = name
-        self.source = source
-        self.notebook_id = source.stem
+        self.source = set_notebook(tree, name)
+        self.notebook_id = self.source.stem
         self.database = f"sqlite:///{tree / 'gradebook.db'}"
         self.config = course.nbgrader_config(tree, assignment_id=name)
 
