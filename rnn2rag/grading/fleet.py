@@ -75,7 +75,7 @@ class Fleet:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # what still runs ends with its worker anyway
             self._client.cancel(list(self._client.futures), force=True)
         self._stack.close()
 
@@ -96,11 +96,12 @@ class Fleet:
 
         def more(count: int) -> None:
             for number, job in _first(jobs, count):
-                future = self._client.submit(worker.run, job, pure=False)
+                with warnings.catch_warnings():  # a notebook may have 20 MB: Dask would say so on every run of it
+                    warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                    future = self._client.submit(worker.run, job, pure=False)
                 numbers[future.key] = number
                 running.add(future)
 
-        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # a notebook may have 20 MB
         more(AHEAD * self.jobs)
         for future in running:
             error = future.exception()
