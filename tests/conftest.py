@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).parents[1]
 SET = "01-recurrent-networks"
+COURSE = ROOT / "tests" / "grading" / "course"  # a set of two problems, which stays as it is while the real one grows
 
 HEADER = """---
 jupytext:
@@ -65,10 +66,10 @@ def copy_package(folder):
         shutil.copy(ROOT / name, folder / name)
 
 
-def copy_set(folder):
-    """Put the real problem set into a tree: its source, planted answers, notebook and release."""
+def copy_set(folder, course=COURSE):
+    """Put a problem set into a tree: its source, planted answers, notebook and release."""
     for part in ("solutions", "exercises"):
-        shutil.copytree(ROOT / part / SET, folder / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(course / part / SET, folder / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
 def section(*parts):

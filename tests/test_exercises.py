@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SET, copy_set, graded_cell, load, make_tree, rnn2rag, section, write_section
+from conftest import COURSE, ROOT, SET, copy_set, graded_cell, load, make_tree, rnn2rag, section, write_section
 
 from rnn2rag import checks, course, execute
 from rnn2rag.authoring import book, exercises, proofs
@@ -41,7 +41,7 @@ def test_exercises_are_byte_stable(made):
 
 def private_lines():
     """The lines of solutions and hidden tests that stand nowhere else in the source."""
-    text = (ROOT / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
+    text = (COURSE / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
     hidden = {line.strip() for part in PRIVATE.finditer(text) for line in part[2].splitlines()}
     public = {line.strip() for line in PRIVATE.sub("", text).splitlines()}
     lines = {line for line in hidden - public if len(line) > 8}
@@ -185,7 +185,7 @@ def test_a_set_that_is_not_laid_out_as_sets_are_is_one_line(tree, name):
 
 
 def test_what_is_hidden_stands_at_the_end_of_the_real_set():
-    cells = execute.read(ROOT / "solutions" / SET / NOTEBOOK).cells
+    cells = execute.read(COURSE / "solutions" / SET / NOTEBOOK).cells
     hidden = [exercises.HIDDEN in cell.source for cell in cells]
     assert any(hidden) and hidden == sorted(hidden)
 
@@ -237,7 +237,7 @@ def weird_values(size):
 
 
 def test_no_answer_makes_a_verdict_of_the_real_set_fail():
-    notebook = execute.read(ROOT / "solutions" / SET / NOTEBOOK)
+    notebook = execute.read(COURSE / "solutions" / SET / NOTEBOOK)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     imports = split.imports([cell.source for cell in cells if not course.grader_data(cell)])
     tests = [split.halves(cell.source) for cell in cells if worker.is_test(cell)]
@@ -442,7 +442,7 @@ def test_a_class_graded_with_private_tests_shows_nobody_what_they_are(overlaid):
 @pytest.fixture(scope="module")
 def proved():
     """The proofs of the real set."""
-    return proofs.prove(ROOT, SET, jobs=2)
+    return proofs.prove(COURSE, SET, jobs=2)
 
 
 def test_the_real_set_is_proved(proved):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from browser import chromium
-from conftest import ROOT, SET, copy_set, graded_cell, load, make_tree, rnn2rag
+from conftest import COURSE, ROOT, SET, copy_set, graded_cell, load, make_tree, rnn2rag
 from nbformat import from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
@@ -23,14 +23,14 @@ from rnn2rag.grading import feedback, report, worker
 from rnn2rag.grading.results import Result
 
 NAME = "recurrent-networks.ipynb"
-PLANTED = (ROOT / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
+PLANTED = (COURSE / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
 RIGHT, MISTAKEN = "one_sequence_after_the_other", "swapped_shares"
 SECTION = "The recurrent cell and backpropagation through time"
 
 
 def filled(answer=None, inside="", after="", words=""):
     """The released notebook with a planted answer filled in, code inside and after it, and the question answered."""
-    nb = load(ROOT / "exercises" / SET / NAME)
+    nb = load(COURSE / "exercises" / SET / NAME)
     if answer:
         source = re.search(rf"^def {answer}\(.*?(?=^@|\Z)", PLANTED, re.S | re.M)[0].strip()
         head, _, body = source.replace(answer, "leaky_states").partition("\n")
@@ -126,7 +126,7 @@ def text_of(page):
 
 def hidden_lines():
     """The lines of the hidden test that stand nowhere else."""
-    text = (ROOT / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
+    text = (COURSE / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
     hidden = re.search(r"### BEGIN HIDDEN TESTS\n(.*?)### END", text, re.S)[1]
     lines = {line.strip() for line in hidden.splitlines() if len(line.strip()) > 12}
     return [" ".join(line.split()) for line in lines if text.count(line) == 1 and not line.startswith("@")]
@@ -413,7 +413,7 @@ def test_stock_feedback_leaks_nothing(klass, tmp_path, regraded):
 
 
 def hide(*cells, **metadata):
-    nb = from_dict({**load(ROOT / "exercises" / SET / NAME), "cells": list(cells)})
+    nb = from_dict({**load(COURSE / "exercises" / SET / NAME), "cells": list(cells)})
     nb.metadata.update(metadata)
     feedback.HideTests().preprocess(nb, {})
     return nb

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, SET, copy_set, graded_cell, load, make_tree, one_line, rnn2rag, start_rnn2rag
+from conftest import COURSE, SET, copy_set, graded_cell, load, make_tree, one_line, rnn2rag, start_rnn2rag
 from test_grading import MISTAKEN, RIGHT, SPYING, filled, submit
 
 from rnn2rag import execute
@@ -290,10 +290,10 @@ def test_no_one_else_may_give_work_to_the_workers_here():
 def test_bytes_are_all_that_travels():
     from rnn2rag.grading import worker
 
-    source = (ROOT / "exercises" / SET / "recurrent-networks.ipynb").read_text(encoding="utf8")
+    source = (COURSE / "exercises" / SET / "recurrent-networks.ipynb").read_text(encoding="utf8")
     job = worker.Job(source, {"data/values.bin": bytes(range(256))}, "bubblewrap")
     assert json.loads(worker.packed(job))["mode"] == "bubblewrap"
-    nb = load(ROOT / "exercises" / SET / "recurrent-networks.ipynb")
+    nb = load(COURSE / "exercises" / SET / "recurrent-networks.ipynb")
     look = "print(sum(open('data/values.bin', 'rb').read()), open('data/values.bin').fileno() > 2)"
     graded_cell(nb, "leaky-cell")["source"] = look
     job.notebook = json.dumps(nb)

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from conftest import ROOT, SET, graded_cell, load
+from conftest import COURSE, SET, graded_cell, load
 
 from rnn2rag.grading import forbidden, worker
 
@@ -273,8 +273,8 @@ def leaky_states(inputs, **named):
 
 @pytest.mark.parametrize(("beside", "points"), [("", 3), (SCRIPTED, 0)])
 def test_a_students_own_check_finds_it_too(tmp_path, beside, points):
-    nb = load(ROOT / "exercises" / SET / "recurrent-networks.ipynb")
-    solved = load(ROOT / "solutions" / SET / "recurrent-networks.ipynb")
+    nb = load(COURSE / "exercises" / SET / "recurrent-networks.ipynb")
+    solved = load(COURSE / "solutions" / SET / "recurrent-networks.ipynb")
     graded_cell(nb, "leaky-cell")["source"] = "".join(graded_cell(solved, "leaky-cell")["source"]) + beside
     path = tmp_path / "mine.ipynb"
     path.write_text(json.dumps(nb), encoding="utf8")

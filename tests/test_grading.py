@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SET, copy_set, graded_cell, load, make_tree, rnn2rag, start_rnn2rag
+from conftest import COURSE, SET, copy_set, graded_cell, load, make_tree, rnn2rag, start_rnn2rag
 from nbformat.v4 import new_code_cell, new_output
 
 from rnn2rag import checks, execute
@@ -19,13 +19,13 @@ from rnn2rag.errors import UserError
 from rnn2rag.grading import worker
 
 NAME = "recurrent-networks.ipynb"
-PLANTED = (ROOT / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
+PLANTED = (COURSE / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
 RIGHT, MISTAKEN, SPYING = "one_sequence_after_the_other", "swapped_shares", "inputs_first_then_a_mask"
 
 
 def filled(answer=None, before="", after=""):
     """The released notebook with a planted answer filled in, and code around it; blank without."""
-    nb = load(ROOT / "exercises" / SET / NAME)
+    nb = load(COURSE / "exercises" / SET / NAME)
     if answer:
         source = re.search(rf"^def {answer}\(.*?(?=^@|\Z)", PLANTED, re.S | re.M)[0].strip()
         head, _, body = source.replace(answer, "leaky_states").partition("\n")
@@ -149,7 +149,7 @@ def page(tree, student):
 
 def hidden_lines():
     """The lines of the hidden test that stand nowhere else."""
-    text = (ROOT / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
+    text = (COURSE / "solutions" / SET / "recurrent-networks.md").read_text(encoding="utf8")
     hidden = re.search(r"### BEGIN HIDDEN TESTS\n(.*?)### END", text, re.S)[1]
     lines = {line.strip() for line in hidden.splitlines() if len(line.strip()) > 12}
     return [line for line in lines if text.count(line) == 1 and not line.startswith("@")]
@@ -358,7 +358,7 @@ def test_a_forged_report_is_not(report):
 
 
 def test_what_can_be_checked():
-    nb = execute.read(ROOT / "exercises" / SET / NAME)
+    nb = execute.read(COURSE / "exercises" / SET / NAME)
     garbled = ["mine", None, {"grade": True}, {"grade": True, "points": 1}]
     garbled.append({"grade": True, "grade_id": "x", "points": "3"})
     for data in garbled:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SET, copy_set, graded_cell, load, make_tree, one_line, rnn2rag
+from conftest import COURSE, SET, copy_set, graded_cell, load, make_tree, one_line, rnn2rag
 from grading import fuzz
 
 from rnn2rag import course
@@ -24,7 +24,7 @@ from rnn2rag.grading.results import Result
 from rnn2rag.grading.worker import CellScore
 
 NAME = "recurrent-networks.ipynb"
-RELEASED = load(ROOT / "exercises" / SET / NAME)
+RELEASED = load(COURSE / "exercises" / SET / NAME)
 
 
 @pytest.fixture
@@ -614,7 +614,7 @@ def test_dates_go_into_nbgraders_gradebook(tree):
         assert gradebook.find_assignment("02-attention").duedate == datetime(2027, 1, 1)
 
 
-PLANTED = (ROOT / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
+PLANTED = (COURSE / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
 
 
 def answered(name="one_sequence_after_the_other"):

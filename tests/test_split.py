@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT, SET
+from conftest import COURSE, SET
 
 from rnn2rag import checks, course
 from rnn2rag.authoring import editions
@@ -12,7 +12,7 @@ from rnn2rag.grading import split
 
 
 def test_the_probe_half_knows_no_verdict():
-    tests = [c for c in editions.read(ROOT / "solutions" / SET / "recurrent-networks.md").cells]
+    tests = [c for c in editions.read(COURSE / "solutions" / SET / "recurrent-networks.md").cells]
     sources = [c.source for c in tests if course.grader_data(c).get("grade") and c.cell_type == "code"]
     assert len(sources) == 2
     for source in sources:

@@ -52,7 +52,8 @@ IO_URING_SETUP, X32 = 425, 0x40000000
 
 # What a kernel would import one by one after it starts.
 WARM = (
-    *("torch", "numpy", "matplotlib.figure", "matplotlib.backends.backend_agg", "rnn2rag.checks", "rnn2rag.machine"),
+    *("torch", "numpy", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("rnn2rag.checks", "rnn2rag.machine", "rnn2rag.show"),
     *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat", "ipykernel.control"),
     *("ipykernel.iostream", "ipykernel.debugger", "ipykernel.subshell_manager", "debugpy", "comm", "zmq.asyncio"),
     *("zmq.eventloop.zmqstream", "IPython.core.completer", "IPython.core.ultratb", "IPython.core.pylabtools"),

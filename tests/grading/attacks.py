@@ -37,7 +37,8 @@ from rnn2rag.grading.results import Result
 ROOT = Path(__file__).parents[2]
 SET = "01-recurrent-networks"
 NAME = "recurrent-networks.ipynb"
-RELEASED = ROOT / "exercises" / SET / NAME
+COURSE = Path(__file__).with_name("course")
+RELEASED = COURSE / "exercises" / SET / NAME
 FOLDER = Path(__file__).with_name("attacks")
 ANSWER, TEST, HIDDEN, PROSE = "leaky-cell", "leaky-cell-test", "leaky-cell-hidden", "leak-and-error"
 CELL_TIMEOUT = 8.0  # seconds, in place of the two minutes of a real run
@@ -2642,7 +2643,7 @@ def make_course(folder: Path) -> Path:
     for name in ("_toc.yml", "nbgrader_config.py"):
         shutil.copy(ROOT / name, tree / name)
     for part in ("solutions", "exercises"):
-        shutil.copytree(ROOT / part / SET, tree / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(COURSE / part / SET, tree / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for place in (folder, folder / "home"):
         place.mkdir(exist_ok=True)
         (place / "canary.txt").write_text("The user's own.", encoding="utf8")

@@ -30,6 +30,7 @@ from pathlib import Path
 import honest
 
 ROOT = Path(__file__).parents[2]
+COURSE = Path(__file__).with_name("course")  # a small problem set
 COMMAND = (sys.executable, "-c", "from rnn2rag.cli import main; raise SystemExit(main())", "grade", honest.SET)
 KINDS = (
     *("loop", "blank", "swapped shares", "class", "syntax error", "numpy", "prints much", "an error in a cell before"),
@@ -55,10 +56,10 @@ def course(folder):
     (folder / "chapters").mkdir()
     for part in ("solutions", "exercises"):
         ignore = shutil.ignore_patterns("__pycache__", ".*")
-        shutil.copytree(ROOT / part / honest.SET, folder / part / honest.SET, ignore=ignore)
+        shutil.copytree(COURSE / part / honest.SET, folder / part / honest.SET, ignore=ignore)
     (folder / "release.key").write_text("c4a5" * 16 + "\n", encoding="utf8")
-    released = json.loads((ROOT / "exercises" / honest.SET / honest.NAME).read_text(encoding="utf8"))
-    known = honest.kinds(ROOT)
+    released = json.loads((COURSE / "exercises" / honest.SET / honest.NAME).read_text(encoding="utf8"))
+    known = honest.kinds(COURSE)
     filled = (honest.filled(released, known[kind]) for kind in KINDS)
     honest.write(folder, {honest.student(number): nb for number, nb in enumerate(filled)})
     return folder

@@ -33,6 +33,7 @@ from rnn2rag.errors import UserError
 from rnn2rag.grading import intake
 
 ROOT = Path(__file__).parents[2]
+COURSE = Path(__file__).with_name("course")  # a small problem set
 SET = "01-recurrent-networks"
 NAME = "recurrent-networks.ipynb"
 SECONDS = 20.0  # that a case may take
@@ -132,7 +133,7 @@ class Failure(Exception):
 
 def notebooks():
     """Real notebooks to damage: the release, and one that a student ran, with outputs of every kind."""
-    released = json.loads((ROOT / "exercises" / SET / NAME).read_text(encoding="utf8"))
+    released = json.loads((COURSE / "exercises" / SET / NAME).read_text(encoding="utf8"))
     ran = copy.deepcopy(released)
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["one\n", "two\n"]},
@@ -417,9 +418,9 @@ def run_case(seed, number, base, top):
 
 
 def make_tree(folder):
-    """A course with the real problem set."""
+    """A course with a problem set."""
     for part in ("solutions", "exercises"):
-        shutil.copytree(ROOT / part / SET, folder / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(COURSE / part / SET, folder / part / SET, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     (folder / "chapters" / SET).mkdir(parents=True)
     for name in ("_toc.yml", "nbgrader_config.py"):
         shutil.copy(ROOT / name, folder / name)

@@ -488,16 +488,36 @@ def kinds(root):
     return {name: known[name] for start in (0, 2, 1, 3) for name in names[start::4]}
 
 
-def planted(root):
-    """The planted answers of the set, right, wrong and forbidden, as a student writes them."""
+def planted(root, answer=ANSWERED):
+    """The planted answers of one of the set's problems, right, wrong and forbidden, as a student writes them."""
     path = root / "solutions" / SET / "misconceptions.py"
     text = path.read_text(encoding="utf8")
+    asked = function_of(root, answer)
     found = {}
     for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef) and any(_of_the_answer(decorator) for decorator in node.decorator_list):
+        if isinstance(node, ast.FunctionDef) and any(_is_for(decorator, answer) for decorator in node.decorator_list):
             source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-            found[node.name.replace("_", " ")] = source.replace(f"def {node.name}(", "def leaky_states(", 1) + "\n"
+            found[node.name.replace("_", " ")] = source.replace(f"def {node.name}(", f"def {asked}(", 1) + "\n"
     return found
+
+
+def function_of(root, answer):
+    """The name of the function that an answer's cell asks for."""
+    nb = json.loads((root / "exercises" / SET / NAME).read_text(encoding="utf8"))
+    return re.search(r"^def (\w+)\(", text_of(next(c for c in nb["cells"] if grade_id(c) == answer)), re.MULTILINE)[1]
+
+
+def other_answers(root):
+    """{cell: ways of filling it} of the set's other coded problems: as released, the set's own, every planted one."""
+    nb = json.loads((root / "solutions" / SET / NAME).read_text(encoding="utf8"))
+    own = {
+        grade_id(cell): re.sub(r"(?m)^ *### (BEGIN|END) SOLUTION\n", "", text_of(cell) + "\n")
+        for cell in nb["cells"]
+        if cell["cell_type"] == "code" and cell["metadata"].get("nbgrader", {}).get("solution")
+    }
+    return {
+        answer: [None, source, *planted(root, answer).values()] for answer, source in own.items() if answer != ANSWERED
+    }
 
 
 def roster(root, count=48, slow=True):
@@ -515,20 +535,35 @@ def student(number):
 
 
 def submissions(root, count=48, slow=True):
-    """{student: notebook}: what `count` students handed in, of the released notebook in root/exercises/."""
+    """{student: notebook}: what `count` students handed in, of the released notebook in root/exercises/.
+
+    Every third has the whole set right but for what is on show; the others have some of it right, wrong or not done.
+    """
     released = json.loads((root / "exercises" / SET / NAME).read_text(encoding="utf8"))
-    known = kinds(root)
-    return {name: filled(released, known[kind]) for name, kind in roster(root, count, slow).items()}
+    known, others = kinds(root), other_answers(root)
+    return {
+        name: filled(
+            released,
+            known[kind],
+            {
+                answer: ways[1] if number % 3 == 0 else ways[(number * 7 + place) % len(ways)]
+                for place, (answer, ways) in enumerate(others.items())
+            },
+        )
+        for number, (name, kind) in enumerate(roster(root, count, slow).items())
+    }
 
 
-def filled(released, kind):
-    """The released notebook, filled in as one kind of student does."""
+def filled(released, kind, others=None):
+    """The released notebook, filled in as one kind of student does; others: {cell: source} of the other problems."""
     nb = copy.deepcopy(released)
     cells = []
     for cell in nb["cells"]:
         is_answer = grade_id(cell) == ANSWERED
         if is_answer and kind.answer is not None:
             cell["source"] = kind.answer
+        if (others or {}).get(grade_id(cell)):
+            cell["source"] = others[grade_id(cell)]
         if is_free_text(cell) and kind.text is not None:
             cell["source"] = text_of(cell) + " " if kind.text == " " else kind.text
         cells += [*(map(own, kind.before) if is_answer else ()), cell, *(map(own, kind.after) if is_answer else ())]
@@ -576,7 +611,7 @@ def write(tree, students):
                 (folder / file).write_text(text, encoding="utf8")
 
 
-def _of_the_answer(decorator):
+def _is_for(decorator, answer):
     return isinstance(decorator, ast.Call) and any(
-        isinstance(value, ast.Constant) and value.value == ANSWERED for value in decorator.args
+        isinstance(value, ast.Constant) and value.value == answer for value in decorator.args
     )
