@@ -168,7 +168,11 @@ def clip_norm(gradients: list[Tensor], largest: float) -> float:
 
     gradients: of all parameters, any shapes. Returns their norm before.
     """
-    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    norm = (
+        torch.stack([gradient.square().sum() for gradient in gradients])
+        .sum()
+        .sqrt()
+    )
     scale = min(1.0, largest / norm.item()) if norm else 1.0
     for gradient in gradients:
         gradient *= scale
@@ -194,7 +198,9 @@ class LSTMCell(nn.Module):
 
     def gates(self, inputs: Tensor, hidden: Tensor) -> list[Tensor]:
         """Return input gate, forget gate, candidate, output gate, as `forward`."""
-        stacked = inputs @ self.weight_ih.mT + hidden @ self.weight_hh.mT + self.bias
+        stacked = (
+            inputs @ self.weight_ih.mT + hidden @ self.weight_hh.mT + self.bias
+        )
         i, f, g, o = stacked.chunk(4, dim=-1)  # (batch, hidden_size) each
         return [i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()]
 
