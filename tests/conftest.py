@@ -61,7 +61,8 @@ def copy_package(folder):
     shutil.copytree(ROOT / "rnn2rag", folder / "rnn2rag", ignore=ignore, dirs_exist_ok=True)
     for path in (folder / "rnn2rag" / "built").glob("[!_]*.py"):
         path.unlink()
-    (folder / "assets" / "claims").mkdir(parents=True, exist_ok=True)
+    for part in ("claims", "checkpoints"):
+        (folder / "assets" / part).mkdir(parents=True, exist_ok=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
 

@@ -119,13 +119,19 @@ def test_the_class_shows_the_whole_range(graded):
     _, stock, ours = graded
     assert len(ROSTER) >= 40 and set(stock) == set(ours) == set(ROSTER)
     scores = {record["submission"]["score"] for record in stock.values()}
-    assert {0, 6, 35} <= scores and len(scores) >= 20
+    assert {0, 2, 6, 35} <= scores and len(scores) >= 20
     assert {record["submission"]["needs_manual_grade"] for record in stock.values()} == {True, False}
-    late = [
-        (ours[student]["submission"]["total_seconds_late"], ours[student]["notebook"]["late_submission_penalty"])
-        for student in HANDED_IN
+    late = {
+        when: (ours[student]["submission"]["total_seconds_late"], ours[student]["notebook"]["late_submission_penalty"])
+        for student, when in HANDED_IN.items()
+    }
+    fifth = {when: pytest.approx(ours[student]["notebook"]["score"] / 5) for student, when in HANDED_IN.items()}
+    assert list(late.values()) == [
+        (0, None),
+        (10, None),
+        (DAY * 2 - 1, fifth[TIMES[2]]),
+        (DAY * 1.5 - 3601, fifth[VERY_LATE]),
     ]
-    assert late == [(0, None), (10, None), (DAY * 2 - 1, pytest.approx(1.2)), (DAY * 1.5 - 3601, pytest.approx(1.2))]
     comments = {value["auto_comment"] for record in stock.values() for key, value in record.items() if "comment" in key}
     assert comments == {None, "No response."}
 

@@ -36,7 +36,7 @@ def test_exercises_are_byte_stable(made):
     names = [f"solutions/{SET}/{NOTEBOOK}", f"exercises/{SET}/{NOTEBOOK}"]
     assert sorted(first) == sorted(names) and second == []
     for name in names:
-        assert (tree / name).read_bytes() == (ROOT / name).read_bytes()
+        assert (tree / name).read_bytes() == (COURSE / name).read_bytes()
 
 
 def private_lines():
