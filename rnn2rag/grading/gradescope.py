@@ -138,7 +138,8 @@ def _wheel(tree: Path, name: str) -> tuple[str, bytes]:
                 f"{tree}: holds no rnn2rag/ and pyproject.toml to pack; use the course's whole tree"
             ) from None
         (copy / "rnn2rag" / "built" / answers).unlink(missing_ok=True)
-        (copy / "assets" / "claims").mkdir(parents=True)  # empty: stored claims hold answers
+        for part in ("claims", "checkpoints"):  # empty: stored claims hold answers, and no problem needs a checkpoint
+            (copy / "assets" / part).mkdir(parents=True)
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps"]
         command = [*pip, "--no-build-isolation", "--wheel-dir", folder, str(copy)]
         made = subprocess.run(command, capture_output=True, text=True)
