@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import psutil
@@ -270,6 +271,15 @@ def test_nobody_at_the_address_is_one_line(tree):
     said = one_line(*rnn2rag(tree, "grade", SET, "--scheduler", address))
     assert said.startswith(f"rnn2rag: no Dask scheduler answers at {address} (")
     assert said.endswith("start one with `dask scheduler`")
+
+
+def test_a_large_submission_is_sent_without_a_word():
+    from rnn2rag.grading.fleet import Fleet
+
+    with Fleet(1) as fleet, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ((number, outcome),) = fleet.run(iter([(7, bytes(12_000_000))]))
+    assert number == 7 and isinstance(outcome, Exception)  # it is no job
 
 
 def test_no_one_else_may_give_work_to_the_workers_here():

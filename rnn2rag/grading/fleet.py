@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ _SETTINGS = {
     "distributed.worker.http.routes": [],
     "distributed.scheduler.allowed-failures": 10,  # how many workers may die while they run one submission
     "distributed.admin.log-format": "%(message)s",
+    "distributed.admin.large-graph-warning-threshold": "1GB",  # a submission may bring many megabytes
     "distributed.comm.timeouts.connect": "10s",
 }
 
@@ -96,9 +96,7 @@ class Fleet:
 
         def more(count: int) -> None:
             for number, job in _first(jobs, count):
-                with warnings.catch_warnings():  # a notebook may have 20 MB: Dask would say so on every run of it
-                    warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                    future = self._client.submit(worker.run, job, pure=False)
+                future = self._client.submit(worker.run, job, pure=False)
                 numbers[future.key] = number
                 running.add(future)
 
