@@ -258,6 +258,15 @@ def run_cell(cell: nn.Module, inputs: Tensor) -> list[list[Tensor]]:
     return [state := cell(step, state) for step in inputs.unbind(dim=1)]
 
 
+def remember_batch(
+    distance: int, batch_size: int, random: torch.Generator
+) -> Tensor:
+    """Sequences of a symbol below 8 and `distance` distractors from 8 to 15."""
+    first = torch.randint(8, (batch_size, 1), generator=random)
+    rest = torch.randint(8, 16, (batch_size, distance), generator=random)
+    return torch.cat([first, rest], dim=1)  # (batch_size, 1 + distance)
+
+
 # From chapters/01-recurrent-networks/forecasting.md
 
 
