@@ -208,7 +208,11 @@ def run_cells(tree: Path) -> None:
     matplotlib.use("agg")
     paths = sorted(tree.glob(f"autograded/*/{honest.SET}/*.ipynb"))
     sources = [
-        ["".join(cell["source"]) for cell in json.loads(path.read_bytes())["cells"] if cell["cell_type"] == "code"]
+        [
+            "".join(cell["source"])
+            for cell in json.loads(path.read_bytes())["cells"]
+            if cell["cell_type"] == "code" and "skip-execution" not in cell["metadata"].get("tags", ())
+        ]
         for path in paths
     ]
     for _ in range(2):

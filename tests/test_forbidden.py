@@ -33,7 +33,15 @@ OWN = """def answer(x, weights=None):
 def found(source, forbids=FORBIDS, probe=PROBE):
     """What is found in cells that lines of dashes tell apart; ANSWER stands for the head of the answer."""
     cells = source.replace("ANSWER: ", "def answer(x, weights):\n    ").split("---\n")
-    return forbidden.uses([SETUP, *cells], probe, forbids)
+    return look(SETUP, *cells).used(probe, forbids)
+
+
+def look(*cells):
+    """A look at a notebook after these cells ran."""
+    notebook = forbidden.Look()
+    for cell in cells:
+        notebook.ran(cell)
+    return notebook
 
 
 EVASIONS = {

@@ -95,7 +95,7 @@ def read(path: Path) -> NotebookNode:
             warnings.simplefilter("ignore", MissingIDFieldWarning)
             warnings.simplefilter("ignore", DuplicateCellId)
             nbformat.validate(notebook)
-        nbformat.writes(notebook).encode("utf8")  # half an emoji can be read, but not written again
+        json.dumps(notebook, ensure_ascii=False).encode("utf8")  # half an emoji can be read, but not written again
     except (
         nbformat.ValidationError,
         AssertionError,

@@ -52,12 +52,14 @@ IO_URING_SETUP, X32 = 425, 0x40000000
 
 # What a kernel would import one by one after it starts.
 WARM = (
-    *("torch", "numpy", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("torch", "torch._subclasses.schema_check_mode", "numpy", "numpy.random", "xml.etree.ElementTree"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
     *("rnn2rag.checks", "rnn2rag.machine", "rnn2rag.show"),
     *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat", "ipykernel.control"),
     *("ipykernel.iostream", "ipykernel.debugger", "ipykernel.subshell_manager", "debugpy", "comm", "zmq.asyncio"),
     *("zmq.eventloop.zmqstream", "IPython.core.completer", "IPython.core.ultratb", "IPython.core.pylabtools"),
-    *("IPython.core.completerlib", "IPython.extensions.storemagic", "jedi", "sqlite3", "tornado.platform.asyncio"),
+    *("IPython.core.completerlib", "IPython.core.debugger", "IPython.core.oinspect", "IPython.extensions.storemagic"),
+    *("jedi", "sqlite3", "tornado.platform.asyncio"),
     *("tornado.queues", "faulthandler", "pdb", "bdb", "stringprep", "encodings.idna", "unittest.mock"),
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import copy
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "rnn2rag-r"
 OURS = feedback.JUDGED  # where a graded notebook's metadata keeps what is ours
+SKIPPED = "skip-execution"  # Jupyter's tag of a cell that a run without a reader leaves out
+NOT_RUN = "the kernel ended before this cell"
 WRONG, RIGHT = -1, -2  # the numbers of two jobs of our own: a wrong answer that must lose, a right one that must win
 
 
@@ -135,12 +137,15 @@ class _Run:
             cells = [cell for cell in execute.read(self.source).cells if cell.cell_type == "code"]
             imports = split.imports([cell.source for cell in cells if not course.grader_data(cell)])
             self.optimizers = any("optim" in cell.source for cell in cells)
+            self.skipped = {course.grader_data(cell)["grade_id"] for cell in cells if _is_for_the_eye(cell)}
             self.judge = self._stack.enter_context(split.Judge(imports, self.key))
             self._stack.enter_context(self.fleet)
             self.fleet.warm(self.mode, self.optimizers)
 
     def _grade(self, waiting: Sequence[int]) -> None:
         """Let workers run what waits; record each that comes back, once our own two answers earned what they must."""
+        gc.collect()
+        gc.freeze()  # what stands until the end is not looked through again and again
         held: list[tuple[int, bytes | Exception]] = []
         tried: set[int] = set()
         for index, outcome in self.fleet.run(self._jobs(waiting)):
@@ -182,16 +187,16 @@ class _Run:
 
     def _job(self, notebook: NotebookNode, files: dict[str, bytes]) -> bytes:
         """A submission as it may run: each test cell is its probe half, with its problem's seed."""
-        import nbformat
-
-        notebook = copy.deepcopy(notebook)
+        cells = []
         for cell in notebook.cells:
-            cell.metadata.pop("tags", None)  # no cell is skipped, or expected to raise
+            # With tags of their own students could have a test skipped, or expected to raise.
+            tags = [SKIPPED] if course.grader_data(cell).get("grade_id") in self.skipped else []
+            cells.append({**cell, "metadata": {**cell.metadata, "tags": tags}})
             parts = split.halves(cell.source) if worker.is_test(cell) else None
             if parts:
-                cell.source = f"__seed__ = {checks.seed_of(parts.problem, self.key)}\n{parts.probe}"
+                cells[-1]["source"] = f"__seed__ = {checks.seed_of(parts.problem, self.key)}\n{parts.probe}"
+        text = json.dumps({**notebook, "cells": cells})
         built = (re.sub(r"^\d+-", "", self.name).replace("-", "_"),)
-        text = nbformat.v4.writes(notebook)
         return worker.packed(worker.Job(text, files, self.mode, built, self.optimizers, worker.CELL_TIMEOUT))
 
     def _take(self, index: int, outcome: bytes | Exception) -> None:
@@ -245,13 +250,13 @@ class _Run:
         import nbformat
 
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        own: list[str] = []  # the cells before
+        look = forbidden.Look()
         for cell, (outputs, count) in zip(code, came.outputs, strict=True):
             cell.outputs, cell.execution_count = nbformat.from_dict(outputs), count
             parts = split.halves(cell.source) if worker.is_test(cell) else None
             if parts:
                 values = _values(cell, parts.probes)
-                used = forbidden.uses(own, parts.probe, parts.forbids) if parts.forbids else None
+                used = look.used(parts.probe, parts.forbids)
                 if used:
                     values = {
                         probe: {"error": f"{used} is not allowed in this problem: write it yourself."}
@@ -261,9 +266,9 @@ class _Run:
                 kept = [output for output in cell.outputs if output.output_type in ("stream", "error")]
                 cell.outputs = [*kept, *_score_outputs(score, count)]
             elif worker.is_test(cell) and count is None:
-                cell.outputs = [_error("NotRun", "the kernel ended before this cell")]
+                cell.outputs = [_output("error", ename="NotRun", evalue=NOT_RUN, traceback=[f"NotRun: {NOT_RUN}"])]
             if not worker.is_test(cell):
-                own.append(cell.source)
+                look.ran(cell.source)
         if not _is_sound(notebook):
             for cell in code:
                 if not worker.is_test(cell):
@@ -397,13 +402,20 @@ def _own_folder() -> Iterator[None]:
         shutil.rmtree(own, ignore_errors=True)
 
 
+def _is_for_the_eye(cell: NotebookNode) -> bool:
+    """Whether a cell of the set only shows something, a figure to read: no grade depends on it."""
+    data = course.grader_data(cell)
+    is_tagged = SKIPPED in cell.metadata.get("tags", ())
+    return is_tagged and bool(data.get("locked")) and not data.get("grade") and not data.get("solution")
+
+
 def _is_sound(notebook: NotebookNode) -> bool:
     """Whether a notebook, whose outputs a submission made, can be written and read again."""
     import nbformat
 
     try:
         nbformat.validate(notebook)
-        nbformat.v4.writes(notebook).encode("utf8")
+        json.dumps(notebook, ensure_ascii=False).encode("utf8")
     except (nbformat.ValidationError, ValueError, TypeError, RecursionError):
         return False
     return True
@@ -416,16 +428,16 @@ def _values(cell: NotebookNode, probes: Sequence[str]) -> dict[str, Any]:
 
 
 def _score_outputs(score: dict[str, Any], count: int | None) -> list[NotebookNode]:
-    from nbformat.v4 import new_output
-
     points = {"text/plain": repr(float(score[checks.SCORE_MIME]["points"]))}
-    return [new_output("display_data", score), new_output("execute_result", points, execution_count=count)]
+    return [_output("display_data", data=score), _output("execute_result", data=points, execution_count=count)]
 
 
-def _error(name: str, value: str) -> NotebookNode:
-    from nbformat.v4 import new_output
+def _output(kind: str, **content: Any) -> NotebookNode:
+    """An output of a cell; the notebook is validated as a whole."""
+    import nbformat
 
-    return new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"])
+    metadata = {} if kind == "error" else {"metadata": {}}
+    return nbformat.from_dict({"output_type": kind, **metadata, **content})
 
 
 def _right_answers(source: Path) -> dict[str, str]:

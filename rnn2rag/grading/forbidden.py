@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,21 +76,36 @@ class _Enough(Exception):
     """The code is longer than this look follows."""
 
 
-def uses(cells: Sequence[str], probe: str, forbids: Sequence[str]) -> str | None:
-    """Return the first of the names in `forbids` that a test reaches through a student's code, or None.
+class Look:
+    """A look at a notebook: it is told each code cell in the order in which they ran, and asked about each test."""
 
-    cells: the code cells that ran before the test, in order; IPython's magics and `!` lines are understood, a cell that
-    does not parse is skipped. probe: the source that calls the answer, as the probe half of a test cell. forbids:
-    library names and modules, as in `checks.Problem`; a layer of torch is also known by the functions that it calls.
-    Returns None for more code than `LONGEST`, and for code that is too intricate to be followed.
-    """
-    if not forbids or sum(map(len, cells)) + len(probe) > LONGEST:
-        return None
-    try:
-        reached = _Look().reach(cells, probe)
-    except (_Enough, RecursionError):
-        return None
-    return next((name for name in forbids if any(_is(path, name) for path in reached)), None)
+    def __init__(self) -> None:
+        self._cells: list[str] = []  # not looked at yet
+        self._length = 0
+        self._run = _Run()
+        self._is_lost = False
+
+    def ran(self, cell: str) -> None:
+        """Take note of a cell; IPython's magics and `!` lines are understood, one that does not parse is skipped."""
+        self._cells.append(cell)
+        self._length += len(cell)
+
+    def used(self, probe: str, forbids: Sequence[str]) -> str | None:
+        """Return the first of the names in `forbids` that a test reaches through a student's code, or None.
+
+        probe: the source that calls the answer, as the probe half of a test cell. forbids: library names and modules,
+        as in `checks.Problem`; a layer of torch is also known by the functions that it calls. Returns None from where
+        on there is more code than `LONGEST`, or code that is too intricate to be followed.
+        """
+        if not forbids or self._is_lost or self._length + len(probe) > LONGEST:
+            return None
+        cells, self._cells = self._cells, []
+        try:
+            reached = self._run.reach(cells, probe)
+        except (_Enough, RecursionError):
+            self._is_lost = True
+            return None
+        return next((name for name in forbids if any(_is(path, name) for path in reached)), None)
 
 
 def _is(path: str, name: str) -> bool:
@@ -101,8 +117,8 @@ def _is(path: str, name: str) -> bool:
     return bool({name.rpartition(".")[2], *checks.seen_as(name)} & set(path.split(".")[1:]))
 
 
-class _Look:
-    """One look at a notebook. It runs its statements on values that are sets of what a name may stand for."""
+class _Run:
+    """A notebook's statements run on values that are sets of what a name may stand for."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -119,11 +135,12 @@ class _Look:
         self.defined: list[_Function | ast.ClassDef] = []
 
     def reach(self, cells: Iterable[str], probe: str) -> set[str]:
-        """Return the dotted names that the functions of a probe reach after the cells ran."""
+        """Return the dotted names that the functions of a probe reach after the cells ran, too."""
+        self.steps = 0
         for cell in cells:
             self._module_level(_parsed(cell))
         self.seen, self.defined = set(), []
-        self._module_level(_parsed(probe))
+        self._module_level(_parsed_probe(probe))
         self._forget()
         self.seen |= set(self.defined)
         followed: set[_Value] = set()
@@ -505,8 +522,8 @@ class _Look:
             scope.names |= arguments
             values = self._value(function.body, scope)
         else:
-            scope.names |= dict.fromkeys(_locals(function.body), _NOTHING) | arguments
-            for _ in range(2):  # a loop's later statements come before its earlier ones
+            scope.names |= dict.fromkeys(_locals(function), _NOTHING) | arguments
+            for _ in range(2 if _loops(function) else 1):  # a loop's later statements come before its earlier ones
                 self._run_all(function.body, scope, certain=False)
             values = scope.names.get("return", _NOTHING)
         self.returned[function] = values
@@ -535,6 +552,9 @@ def _parsed(cell: str) -> list[ast.stmt]:
     return []
 
 
+_parsed_probe = functools.lru_cache(64)(_parsed)  # the same in every submission
+
+
 def _plain(line: str) -> str:
     """A line of a cell as Python: a timed statement alone, and nothing of other magics, commands and questions."""
     code = line.strip()
@@ -546,10 +566,11 @@ def _plain(line: str) -> str:
     return f"{line.partition('=')[0]}= None" if _ASSIGNED.match(code) else line
 
 
-def _locals(body: Iterable[ast.stmt]) -> set[str]:
+@functools.lru_cache(1024)
+def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
     """The names that belong to a function: those that its body binds and does not declare to be another's."""
     bound, others = set(), set()
-    waiting: list[ast.AST] = list(body)
+    waiting: list[ast.AST] = list(function.body)
     while waiting:
         node = waiting.pop()
         match node:
@@ -569,7 +590,12 @@ def _locals(body: Iterable[ast.stmt]) -> set[str]:
             case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
                 bound.add(name)
         waiting += ast.iter_child_nodes(node)
-    return bound - others
+    return frozenset(bound - others)
+
+
+@functools.lru_cache(1024)
+def _loops(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(node, (ast.For, ast.AsyncFor, ast.While)) for node in ast.walk(function))
 
 
 def _stored(target: ast.expr) -> Iterator[str]:

@@ -71,18 +71,34 @@ class Book:
         self.config = course.nbgrader_config(tree, assignment_id=name)
 
     def __enter__(self) -> Book:
+        from jsonschema.validators import validator_for
         from nbgrader.api import Gradebook
-        from nbgrader.preprocessors import latesubmissions, overwritecells, overwritekernelspec, saveautogrades
+        from nbgrader.nbgraderformat import MetadataValidator, common
+        from nbgrader.preprocessors import (
+            checkcellmetadata,
+            latesubmissions,
+            overwritecells,
+            overwritekernelspec,
+            saveautogrades,
+        )
 
         self._release()
         with contextlib.ExitStack() as stack:
             self.gradebook = stack.enter_context(Gradebook(self.database))
             cells = _Cells(self.gradebook, self.notebook_id, self.name)
+            opened = self._opened = _Open(self.gradebook, cells.names)
             # A step of nbgrader opens the gradebook itself, nine times a submission: it is given what is open already.
             for module in (overwritecells, overwritekernelspec):
-                stack.enter_context(_in_place(module, cells))
+                stack.enter_context(_in_place(module, "Gradebook", lambda *arguments, **named: cells))
             for module in (saveautogrades, latesubmissions):
-                stack.enter_context(_in_place(module, _Open(self.gradebook)))
+                stack.enter_context(_in_place(module, "Gradebook", lambda *arguments, **named: opened))
+            # It reads the schema of a cell's metadata, and checks the schema itself, for every cell.
+            validator = MetadataValidator()
+            check = validator_for(validator.schema)(validator.schema).validate
+            for module in (overwritecells, checkcellmetadata):
+                stack.enter_context(_in_place(module, "MetadataValidator", lambda: validator))
+            schema = SimpleNamespace(validate=lambda data, schema: check(data))
+            stack.enter_context(_in_place(common, "jsonschema", schema))
             self._before, self._after = _steps(self.config)
             self._stack = stack.pop_all()
         return self
@@ -98,12 +114,7 @@ class Book:
         """
         session = self.gradebook.db()
         commit = session.commit
-
-        def pass_on() -> None:
-            session.flush()
-            session.expire_all()
-
-        session.commit = pass_on
+        session.commit = session.flush
         try:
             yield self.gradebook
             commit()
@@ -133,6 +144,7 @@ class Book:
         nbgrader's own steps decide: the points of a cell from its outputs, what waits for a person, the comments, and
         the penalty for being late.
         """
+        from nbgrader.preprocessors import AssignLatePenalties
         from sqlalchemy.exc import SAWarning
 
         resources = self._resources(student)
@@ -141,7 +153,11 @@ class Book:
             gradebook.update_or_create_student(student)
             when = {"timestamp": submitted} if submitted else {}
             gradebook.update_or_create_submission(self.name, student, **when)
+            gradebook.db.expire_all()
+            self._opened.read(self.notebook_id, self.name, student)
             for step in self._after:
+                if isinstance(step, AssignLatePenalties):
+                    gradebook.db.expire_all()  # it takes its share of a sum that is the database's own
                 notebook, resources = step(notebook, resources)
         return notebook
 
@@ -180,19 +196,35 @@ class Book:
 
 
 class _Open:
-    """A gradebook that is open and stays open, for code that would open and close one."""
+    """A gradebook that is open and stays open, for code that would open and close one.
 
-    def __init__(self, gradebook: Gradebook) -> None:
+    names: {id: name} of the set's cells. What nbgrader asks cell by cell is `read` once for each submission.
+    """
+
+    def __init__(self, gradebook: Gradebook, names: dict[str, str]) -> None:
         self._gradebook = gradebook
+        self._names = names
 
-    def __enter__(self) -> Gradebook:
-        return self._gradebook
+    def __enter__(self) -> _Open:
+        return self
 
     def __exit__(self, *raised: object) -> None:
         pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._gradebook, name)
+
+    def read(self, notebook_id: str, name: str, student: str) -> None:
+        """Read the grades and comments of a submission."""
+        notebook = self._gradebook.find_submission_notebook(notebook_id, name, student)
+        self._grades = {self._names[grade.cell_id]: grade for grade in notebook.grades}
+        self._comments = {self._names[comment.cell_id]: comment for comment in notebook.comments}
+
+    def find_grade(self, grade_id: str, notebook_id: str, name: str, student: str) -> Any:
+        return _found(self._grades, grade_id)
+
+    def find_comment(self, grade_id: str, notebook_id: str, name: str, student: str) -> Any:
+        return _found(self._comments, grade_id)
 
 
 class _Cells:
@@ -206,6 +238,8 @@ class _Cells:
 
         sources = copies(notebook.source_cells, "name", "cell_type", "locked", "source", "checksum")
         grades, tasks = (copies(cells, "name", "max_score") for cells in (notebook.grade_cells, notebook.task_cells))
+        with_marks = (*notebook.grade_cells, *notebook.task_cells, *notebook.solution_cells)
+        self.names = {cell.id: cell.name for cell in with_marks}
         self._sources = {cell.name: cell for cell in sources}
         self._graded = {cell.name: cell for cell in [*grades, *tasks]}
         self._notebook = SimpleNamespace(
@@ -232,7 +266,7 @@ class _Cells:
         return _found(self._graded, grade_id)
 
 
-def _found(cells: dict[str, SimpleNamespace], grade_id: Any) -> SimpleNamespace:
+def _found(cells: dict[str, Any], grade_id: Any) -> Any:
     from nbgrader.api import MissingEntry
 
     if not isinstance(grade_id, str) or grade_id not in cells:
@@ -241,14 +275,14 @@ def _found(cells: dict[str, SimpleNamespace], grade_id: Any) -> SimpleNamespace:
 
 
 @contextlib.contextmanager
-def _in_place(module: Any, gradebook: _Open | _Cells) -> Iterator[None]:
-    """Hand a module of nbgrader a gradebook instead of letting it open one."""
-    opened = module.Gradebook
-    module.Gradebook = lambda *arguments, **named: gradebook
+def _in_place(module: Any, name: str, ours: Any) -> Iterator[None]:
+    """Let a module of nbgrader use something of ours under a name of its own."""
+    own = getattr(module, name)
+    setattr(module, name, ours)
     try:
         yield
     finally:
-        module.Gradebook = opened
+        setattr(module, name, own)
 
 
 def _steps(config: Config) -> tuple[list[Any], list[Any]]:

@@ -133,7 +133,7 @@ def _outcome(ran: execute.Run) -> bytes:
     cells = [cell for cell in ran.notebook.cells if cell.cell_type == "code"]
     outputs = [(cell.outputs, cell.execution_count) for cell in cells]
     error = ran.error.splitlines()[0] if ran.error else ""
-    return json.dumps(asdict(Outcome(outputs, error, ran.wall_seconds, ran.cpu_seconds, ran.peak_memory))).encode()
+    return json.dumps(vars(Outcome(outputs, error, ran.wall_seconds, ran.cpu_seconds, ran.peak_memory))).encode()
 
 
 _zygotes: dict[tuple[str, bool], sandbox.Zygote] = {}
@@ -223,14 +223,15 @@ def _withhold(notebook: NotebookNode, scores: list[CellScore]) -> None:
     """Take the points of each test cell whose answer uses what its problem forbids, as grading will."""
     from rnn2rag.grading import forbidden, split
 
-    own: list[str] = []  # the cells before
+    look = forbidden.Look()
     results = iter(scores)
     for cell in notebook.cells:
         if not is_test(cell):
-            own += [cell.source] if cell.cell_type == "code" else []
+            if cell.cell_type == "code":
+                look.ran(cell.source)
             continue
         result, parts = next(results), split.halves(cell.source)
-        used = forbidden.uses(own, parts.probe, parts.forbids) if parts else None
+        used = look.used(parts.probe, parts.forbids) if parts else None
         if used:
             result.points = 0.0
             for rung in result.rungs:
