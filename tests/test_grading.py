@@ -261,7 +261,10 @@ ACTIVE = re.compile(r"<(script|iframe|svg|img[^>]*\bonerror)|application/javascr
 def test_what_a_student_wrote_cannot_run_in_formgrader(tmp_path, command):
     tree = make_tree(tmp_path)
     copy_set(tree)
-    nb = filled(RIGHT, after=f"from IPython.display import display\ndisplay({SCRIPTS!r}, raw=True)")
+    bare = {kind: data for kind, data in SCRIPTS.items() if kind != "text/plain"}
+    bold = {"text/html": "<b>bold</b> &lt;", "text/plain": "bold <"}
+    shows = [f"display({bundle!r}, raw=True)" for bundle in (SCRIPTS, bare, bold)]
+    nb = filled(RIGHT, after="\n".join(["from IPython.display import display", *shows]))
     prose = "If a < b, then b > a & *c*. <img src=x onerror=alert(7)>"
     graded_cell(nb, "leak-and-error")["source"] = prose
     honest = "If a < b, then b > a & $h_{t-1} < 1$."
@@ -277,10 +280,12 @@ def test_what_a_student_wrote_cannot_run_in_formgrader(tmp_path, command):
         output.data
         for cell in kept.cells
         for output in cell.get("outputs", ())
-        if "text/html" in output.get("data", {})
+        if output.output_type == "display_data" and checks.SCORE_MIME not in output.data
     ]
-    assert len(shown) == 1 and "<b>bold</b>" in shown[0]["text/html"] and shown[0]["text/plain"] == "1 < 2"
-    assert not ACTIVE.search(json.dumps(shown)) and "alert(1)" in shown[0]["text/html"]
+    assert not ACTIVE.search(json.dumps(shown))
+    words, escaped, harmless = shown
+    assert words == {"text/plain": "1 < 2"} and harmless == bold
+    assert "<b>bold</b>" in escaped["text/html"] and "alert(1)" in escaped["text/html"]
     sources = {cell.id: cell.source for cell in kept.cells}
     assert sources["own"] == honest and not ACTIVE.search(graded_cell(kept, "leak-and-error").source)
     with (tree / "grades.csv").open(encoding="utf8") if command == "ours" else open("/dev/null") as file:

@@ -37,9 +37,9 @@ class Sanitize(SanitizeHTML):
             return cell, resources
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
-            html = data.get("text/html", "")
-            if "text/plain" in data and self.sanitize_html_tags(html).count("&lt;") > html.count("&lt;"):
-                del data["text/html"]
+            for kind in self.sanitized_output_types & data.keys() if "text/plain" in data else ():
+                if self.sanitize_html_tags(data[kind]).count("&lt;") > data[kind].count("&lt;"):
+                    del data[kind]
         return super().preprocess_cell(cell, resources, cell_index)
 
     def sanitize_html_tags(self, html_str: str) -> str:
