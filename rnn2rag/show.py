@@ -69,11 +69,13 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], caption: str | None = None) -> None:
     """Display a table; the first cell of each row is the row's header.
 
-    rows: one sequence of cells a row, shown as `str` gives them. Raises ValueError for a row that is longer or shorter
-    than the headers.
+    rows: one sequence of cells a row, shown as `str` gives them. Raises ValueError for a header without text, and for a
+    row that is longer or shorter than the headers.
     """
     from IPython.display import display
 
+    if not all(header.strip() for header in headers):
+        raise ValueError("every column of the table needs a header: say what stands in it")
     cells = [[str(cell) for cell in row] for row in rows]
     if any(len(row) != len(headers) for row in cells):
         raise ValueError(f"every row of the table needs {len(headers)} cells, one for each header")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browser import chromium, serve
 
 from rnn2rag.authoring import book, editions
@@ -16,6 +17,10 @@ from rnn2rag.execute import Run
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)(.*?)### END \1", re.S)
+
+AXE = Axe()
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+RULES = {"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": LEVELS}}
 
 # What a page looks like from inside: counted in the browser, after its formulas are set.
 LOOK = """async () => {
@@ -89,6 +94,11 @@ def _open(context, address, name):
         problems.append("has no h2")
     if look["width"] > page.viewport_size["width"]:
         problems.append(f"is {look['width']} px wide in a window of {page.viewport_size['width']}")
+    problems += [
+        f"axe, {rule['id']}: {node['html'][:200]}"
+        for rule in AXE.run(page, options=RULES).response["violations"]
+        for node in rule["nodes"]
+    ]
     problems += [f"icon not drawn: {icon}" for icon in look["lostIcons"]]
     problems += [f"{what}: {look[what]}" for what in ("badFormulas", "unnamedFigures") if look[what]]
     page.close()

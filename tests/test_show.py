@@ -157,6 +157,12 @@ def test_a_table_with_a_short_row_is_refused(shown):
         show.table([("bigram",)], ["model", "bits"])
 
 
+def test_a_table_with_an_empty_header_is_refused(shown):
+    with pytest.raises(ValueError, match="needs a header"):
+        show.table([("bigram", 3.35)], ["", "bits"])
+    assert not shown
+
+
 @pytest.mark.parametrize("value", [0.1 + 0.2, 3, -1e-9, "a 'quoted' word"])
 def test_glue_writes_what_myst_nb_reads(shell, value):
     import myst_nb
