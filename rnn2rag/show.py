@@ -10,14 +10,16 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 # Each has a contrast of at least 3:1 against white and against #14171a, and differs from the others in lightness where
 # color-blind readers see the same hue.
@@ -59,11 +61,55 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
 
     if not alt.strip():
         raise ValueError("a figure needs an alt text: say what it shows")
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    html = f'<figure class="rnn2rag-figure">{_inline_svg(fig, alt)}{below}</figure>'
-    if "matplotlib.pyplot" in sys.modules:  # else Jupyter shows the open figure again at the end of the cell
-        sys.modules["matplotlib.pyplot"].close(fig)
+    html = f'<figure class="rnn2rag-figure">{_inline_svg(fig, alt)}{_below(caption)}</figure>'
+    _close(fig)
     display({"text/html": html, "text/plain": alt}, raw=True)
+
+
+# Of an explorer's slider; a page needs no script of its own.
+_ON_INPUT = (
+    "const box = this.closest('figure'), frames = box.querySelectorAll('[data-frame]'); "
+    "frames.forEach((frame, number) => { frame.hidden = number != this.value; }); "
+    "const name = box.querySelector('output').value = frames[this.value].dataset.frame; "
+    "this.setAttribute('aria-valuetext', name);"
+)
+
+
+def explore(
+    draw: Callable[[T], Figure],
+    values: Mapping[T, str],
+    label: str,
+    alt: Callable[[T], str],
+    start: int = 0,
+    caption: str | None = None,
+) -> None:
+    """Display a figure that the reader moves through with a slider: all is drawn now, so it needs no kernel.
+
+    draw: makes the figure for a value; all figures must have one size. values: {value: the words that the slider shows
+    for it}. label: what the slider is for. alt: what the figure for a value shows, in words. start: the number of the
+    value that is shown first, and on paper. Raises ValueError for an empty alt text, for fewer than two values, and
+    where there is no value number `start`.
+    """
+    from IPython.display import display
+
+    names, texts = list(values.values()), [alt(value) for value in values]
+    if len(names) < 2 or not 0 <= start < len(names):
+        raise ValueError(f"an explorer needs at least two values, and starts at one of them; {start} of {len(names)}")
+    if not all(text.strip() for text in texts):
+        raise ValueError("every figure of an explorer needs an alt text: say what it shows")
+    frames = []
+    for number, (value, name, text) in enumerate(zip(values, names, texts, strict=True)):
+        fig = draw(value)
+        hidden = "" if number == start else " hidden"
+        frames.append(f'<div data-frame="{escape(name)}"{hidden}>{_inline_svg(fig, text, whole=True)}</div>')
+        _close(fig)
+    slider = (
+        f'<p><label>{escape(label)} <input type="range" min="0" max="{len(names) - 1}" value="{start}" '
+        f'aria-valuetext="{escape(names[start])}" oninput="{escape(_ON_INPUT)}"></label> '
+        f"<output>{escape(names[start])}</output></p>"
+    )
+    html = f'<figure class="rnn2rag-figure rnn2rag-explorer">{slider}{"".join(frames)}{_below(caption)}</figure>'
+    display({"text/html": html, "text/plain": f"{label} {names[start]}: {texts[start]}"}, raw=True)
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], caption: str | None = None) -> None:
@@ -105,8 +151,17 @@ def glue(name: str, value: object) -> None:
     display({_GLUE_PREFIX + mime: data for mime, data in bundle.items()}, raw=True, metadata=metadata)
 
 
-def _inline_svg(fig: Figure, alt: str) -> str:
-    """Draw a figure as an SVG element that can stand in a page with others."""
+def _below(caption: str | None) -> str:
+    return f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+
+
+def _close(fig: Figure) -> None:
+    if "matplotlib.pyplot" in sys.modules:  # else Jupyter shows the open figure again at the end of the cell
+        sys.modules["matplotlib.pyplot"].close(fig)
+
+
+def _inline_svg(fig: Figure, alt: str, whole: bool = False) -> str:
+    """Draw a figure as an SVG element that can stand in a page with others; whole: with the margins around it."""
     from xml.etree import ElementTree
 
     from matplotlib import rc_context
@@ -116,7 +171,8 @@ def _inline_svg(fig: Figure, alt: str) -> str:
         legend.set_frame_on(False)  # its ground would be white
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "rnn2rag", "svg.fonttype": "none"}):
-        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+        box = None if whole else "tight"
+        fig.savefig(buffer, format="svg", transparent=True, bbox_inches=box, metadata={"Date": None})
     drawn = ElementTree.fromstring(buffer.getvalue())
 
     _drop(drawn, _SVG + "metadata")

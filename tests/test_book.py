@@ -1,5 +1,6 @@
 """The book: built from this tree, then opened page by page in a real browser."""
 
+import gzip
 import html
 import json
 import re
@@ -20,7 +21,10 @@ MARKED = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)(.*?)### END \1", re.S)
 
 AXE = Axe()
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-RULES = {"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": LEVELS}}
+# preload would ask for style sheets at addresses that they do not have
+RULES = {"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": LEVELS}, "preload": False}
+
+FIRST_VIEW, NEXT_VIEW = 600_000, 150_000  # bytes over the wire
 
 # What a page looks like from inside: counted in the browser, after its formulas are set.
 LOOK = """async () => {
@@ -103,6 +107,55 @@ def _open(context, address, name):
     problems += [f"{what}: {look[what]}" for what in ("badFormulas", "unnamedFigures") if look[what]]
     page.close()
     return problems
+
+
+def test_a_page_is_light(site, pages):
+    with serve(site) as address, chromium() as browser:
+        weights = {name: _weights(browser, address, name) for name in pages}
+    known = weights["chapters/01-recurrent-networks/recurrent-cell.html"]
+    first = {name: sum(files.values()) for name, files in weights.items()}
+    after = {name: sum(files[url] for url in files.keys() - known.keys()) for name, files in weights.items()}
+    assert not {name: weight for name, weight in first.items() if weight > FIRST_VIEW}
+    assert not {name: weight for name, weight in after.items() if weight > NEXT_VIEW}
+
+
+def _weights(browser, address, name):
+    """The files that a page loads, by address, with their bytes over the wire from a server that compresses."""
+    answers = []
+    page = browser.new_page()
+    page.on("response", lambda answer: answers.append(answer) if answer.url.startswith(address) else None)
+    page.goto(f"{address}/{name}", wait_until="networkidle")
+    page.evaluate("async () => { await window.MathJax?.startup?.promise; }")
+    weights = {
+        answer.url: len(answer.body()) if answer.url.endswith(".woff") else len(gzip.compress(answer.body()))
+        for answer in answers
+    }
+    page.close()
+    return weights
+
+
+def test_an_explorer_is_moved_by_the_keyboard(site):
+    found = [path for path in sorted(site.rglob("*.html")) if "rnn2rag-explorer" in path.read_text(encoding="utf8")]
+    assert found
+    with serve(site) as address, chromium() as browser:
+        page = browser.new_page()
+        for path in found:
+            page.goto(f"{address}/{path.relative_to(site).as_posix()}")
+            for explorer in page.locator(".rnn2rag-explorer").all():
+                _move(page, explorer)
+
+
+def _move(page, explorer):
+    """Move through an explorer from its first figure to its last."""
+    slider, frames = explorer.get_by_role("slider"), explorer.locator("[data-frame]")
+    slider.focus()
+    page.keyboard.press("Home")
+    for number in range(frames.count()):
+        name = frames.nth(number).get_attribute("data-frame")
+        assert [frame.is_visible() for frame in frames.all()].index(True) == number
+        assert explorer.locator("[data-frame]:visible").count() == 1
+        assert slider.get_attribute("aria-valuetext") == explorer.locator("output").inner_text() == name
+        page.keyboard.press("ArrowRight")
 
 
 def test_every_edition_and_release_can_be_downloaded_byte_for_byte(site, pages):

@@ -144,6 +144,37 @@ def test_a_figure_without_alt_text_is_refused(shown, alt):
     assert not shown
 
 
+def an_explorer(**changed):
+    given = {"values": {1: "one <", 2: "two"}, "label": "Step", "alt": lambda value: f"A line to {value}."}
+    show.explore(lambda value: a_figure(), **{**given, **changed})
+
+
+def test_an_explorer_holds_a_figure_for_each_value_and_shows_one(shown):
+    an_explorer(start=1, caption="Lines")
+    html = shown[0]["text/html"]
+    frames = re.findall(r'<div data-frame="([^"]*)"( hidden)?><svg [^>]*aria-label="([^"]*)"', html)
+    assert frames == [("one &lt;", " hidden", "A line to 1."), ("two", "", "A line to 2.")]
+    slider = '<label>Step <input type="range" min="0" max="1" value="1" aria-valuetext="two" oninput="'
+    assert slider in html and "<output>two</output>" in html and "<figcaption>Lines</figcaption>" in html
+    assert shown[0]["text/plain"] == "Step two: A line to 2."
+    sizes = re.findall(r'viewBox="([^"]*)" width="(\d+)" height="(\d+)"', html)
+    assert len(sizes) == 2 and len(set(sizes)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"values": {1: "one"}}, "at least two values"),
+        ({"start": 2}, "2 of 2"),
+        ({"alt": lambda value: " "}, "needs an alt text"),
+    ],
+)
+def test_an_explorer_that_cannot_be_read_is_refused(shown, changed, message):
+    with pytest.raises(ValueError, match=message):
+        an_explorer(**changed)
+    assert not shown
+
+
 def test_a_table_has_headers_for_rows_and_columns(shown):
     show.table([("bigram", 3.35), ("<RNN>", 2.31)], ["model", "bits"], caption="Held-out tales")
     html = shown[0]["text/html"]
