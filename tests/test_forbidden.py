@@ -210,6 +210,32 @@ def test_the_first_forbidden_name_is_told():
     assert found(both, forbids=["rnn2rag.data"]) is None and found(both, forbids=[]) is None
 
 
+def test_each_test_of_a_notebook_is_looked_at_with_what_ran_before_it():
+    second = PROBE.replace("answer(", "other(")
+    notebook = look(SETUP, OWN, TWICE)
+    notebook.ran("def hard(x):\n    return " + "f59(" * 60 + "x" + ")" * 60)
+    assert notebook.used(PROBE, FORBIDS) is None
+    notebook.ran("def other(x, weights):\n    return torch.nn.RNN(2, 3)(x)")
+    assert notebook.used(PROBE, FORBIDS) is None and notebook.used(second, FORBIDS) == "torch.nn.RNN"
+    notebook.ran("def other(x, weights):\n    return x")
+    assert notebook.used(second, FORBIDS) is None
+    notebook.ran("def answer(x, weights):\n    return torch.nn.RNNCell(2, 3)(x)")
+    assert notebook.used(PROBE, FORBIDS) == "torch.nn.RNNCell" and notebook.used(second, FORBIDS) is None
+
+
+def test_a_test_that_is_too_intricate_hides_no_other():
+    hard = "\n".join(
+        [
+            "def g0(x):\n    return x",
+            *(f"def g{n}(x):\n    return [" + f"g{n - 1}(x), " * 950 + "]" for n in range(1, 42)),
+        ]
+    )
+    notebook = look(SETUP, hard, "def answer(x, weights):\n    return g41(x)")
+    assert notebook.used(PROBE, FORBIDS) is None
+    notebook.ran("def answer(x, weights):\n    return torch.nn.RNN(2, 3)(x)")
+    assert notebook.used(PROBE, FORBIDS) == "torch.nn.RNN"
+
+
 def test_other_forbidden_names():
     loss = "ANSWER: torch.Tensor.backward(x)\n    torch.autograd.grad(x, x)"
     assert found(loss, forbids=["torch.Tensor.backward"]) == "torch.Tensor.backward"

@@ -146,6 +146,7 @@ class _Run:
         """Let workers run what waits; record each that comes back, once our own two answers earned what they must."""
         gc.collect()
         gc.freeze()  # what stands until the end is not looked through again and again
+        self._stack.callback(gc.unfreeze)
         held: list[tuple[int, bytes | Exception]] = []
         tried: set[int] = set()
         for index, outcome in self.fleet.run(self._jobs(waiting)):

@@ -95,16 +95,20 @@ class Look:
 
         probe: the source that calls the answer, as the probe half of a test cell. forbids: library names and modules,
         as in `checks.Problem`; a layer of torch is also known by the functions that it calls. Returns None from where
-        on there is more code than `LONGEST`, or code that is too intricate to be followed.
+        on there is more code than `LONGEST` or a cell is too intricate to be followed, and for a test that is.
         """
         if not forbids or self._is_lost or self._length + len(probe) > LONGEST:
             return None
         cells, self._cells = self._cells, []
         try:
-            reached = self._run.reach(cells, probe)
+            self._run.run(cells)
         except (_Enough, RecursionError):
             self._is_lost = True
             return None
+        try:
+            reached = self._run.reach(probe)
+        except (_Enough, RecursionError):
+            return None  # of this test; the next one may be plain
         return next((name for name in forbids if any(_is(path, name) for path in reached)), None)
 
 
@@ -134,11 +138,15 @@ class _Run:
         self.seen: set[_Value] = set()  # what the code that is followed touches
         self.defined: list[_Function | ast.ClassDef] = []
 
-    def reach(self, cells: Iterable[str], probe: str) -> set[str]:
-        """Return the dotted names that the functions of a probe reach after the cells ran, too."""
+    def run(self, cells: Iterable[str]) -> None:
+        """Run the statements of cells."""
         self.steps = 0
         for cell in cells:
             self._module_level(_parsed(cell))
+
+    def reach(self, probe: str) -> set[str]:
+        """Return the dotted names that the functions of a probe reach after all that ran."""
+        self.steps = 0
         self.seen, self.defined = set(), []
         self._module_level(_parsed_probe(probe))
         self._forget()
