@@ -227,10 +227,10 @@ def test_a_test_that_is_too_intricate_hides_no_other():
     hard = "\n".join(
         [
             "def g0(x):\n    return x",
-            *(f"def g{n}(x):\n    return [" + f"g{n - 1}(x), " * 950 + "]" for n in range(1, 42)),
+            *(f"def g{n}(x):\n    return [" + f"g{n - 1}(x), " * 950 + "]" for n in range(1, 41)),
         ]
     )
-    notebook = look(SETUP, hard, "def answer(x, weights):\n    return g41(x)")
+    notebook = look(SETUP, hard, "def answer(x, weights):\n    return g40(x)")
     assert notebook.used(PROBE, FORBIDS) is None
     notebook.ran("def answer(x, weights):\n    return torch.nn.RNN(2, 3)(x)")
     assert notebook.used(PROBE, FORBIDS) == "torch.nn.RNN"
