@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_output
 
 from rnn2rag import checks, execute
 from rnn2rag.errors import UserError
-from rnn2rag.grading import worker
+from rnn2rag.grading import coordinator, worker
 
 NAME = "recurrent-networks.ipynb"
 PLANTED = (COURSE / "solutions" / SET / "misconceptions.py").read_text(encoding="utf8")
@@ -290,6 +290,23 @@ def test_what_a_student_wrote_cannot_run_in_formgrader(tmp_path, command):
     assert sources["own"] == honest and not ACTIVE.search(graded_cell(kept, "leak-and-error").source)
     with (tree / "grades.csv").open(encoding="utf8") if command == "ours" else open("/dev/null") as file:
         assert [float(row["raw_score"]) for row in csv.DictReader(file)] == ([6.0] if command == "ours" else [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "left_out"),
+    [
+        ({}, True),
+        ({"tags": []}, False),
+        ({"locked": False}, False),
+        ({"grade": True}, False),
+        ({"solution": True}, False),
+    ],
+)
+def test_only_a_locked_cell_that_nothing_is_graded_by_is_left_out_of_a_run(changed, left_out):
+    data = {"grade_id": "figure", "locked": True, "grade": False, "solution": False, **changed}
+    tags = data.pop("tags", ["skip-execution"])
+    cell = new_code_cell("", metadata={"nbgrader": data, "tags": tags})
+    assert coordinator._is_for_the_eye(cell) is left_out
 
 
 # Scores of cells
