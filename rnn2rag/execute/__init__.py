@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import functools
 import json
@@ -26,10 +25,13 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 GRACE = 10.0  # seconds that an interrupted cell has to end before the whole run is ended
-LONGEST = 1 << 20  # characters of text that a cell of a sandboxed run may print; the rest is dropped
-LARGEST = 32 << 20  # characters of all else that a sandboxed run may show
-MOST = 2000  # outputs that a cell of a sandboxed run may have
-_UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)  # what bad data makes Jupyter raise
+SKIPPED = "skip-execution"  # Jupyter's tag of a cell that a run without a reader leaves out
+_FIELDS = {  # of an output from a sandbox
+    "stream": {"name": str, "text": str},
+    "display_data": {"data": dict, "metadata": dict},
+    "execute_result": {"data": dict, "metadata": dict, "execution_count": int},
+    "error": {"ename": str, "evalue": str, "traceback": list},
+}
 USAGE_MIME = "application/vnd.rnn2rag.usage+json"
 _USAGE = "import rnn2rag.execute\nrnn2rag.execute.show_usage()"  # a notebook may have its own `sum` or `print`
 
@@ -39,8 +41,7 @@ class Task:
     """A notebook to run: where (None: an empty folder), with what environment, for how many seconds a cell.
 
     network: False cuts the network where bubblewrap can do so. allow_errors: go on after a cell that raises, or that
-    ends when it is interrupted because its time is over. zygote: run in its sandbox, with what `box` gives (`folder`,
-    `environment` and `network` then mean nothing).
+    ends when it is interrupted because its time is over.
     """
 
     notebook: NotebookNode
@@ -49,8 +50,6 @@ class Task:
     cell_timeout: float = 600.0
     network: bool = True
     allow_errors: bool = False
-    zygote: sandbox.Zygote | None = None
-    box: sandbox.Box = field(default_factory=sandbox.Box)
 
 
 @dataclass
@@ -171,41 +170,86 @@ def show_usage() -> None:
     display({USAGE_MIME: usage}, raw=True)
 
 
-async def _run(task: Task) -> Run:
-    from nbformat.v4 import new_code_cell
+def run_in(zygote: sandbox.Zygote, box: sandbox.Box, notebook: NotebookNode, cell_timeout: float) -> Run:
+    """Run a notebook in a kernel of a sandbox, and go on after cells that raise; what is given stays as it is.
 
-    notebook = copy.deepcopy(task.notebook)
+    A cell that takes longer than `cell_timeout` seconds is interrupted. Raises SandboxFailure when the sandbox breaks.
+    """
+    result = Run(_emptied(notebook), 0.0)
+    start = time.perf_counter()
+    with zygote.kernel(box) as kernel:
+        for cell in result.notebook.cells:
+            if cell.cell_type == "code" and SKIPPED not in cell.metadata.get("tags", ()) and cell.source.strip():
+                result.error = _run_cell(kernel, cell, cell_timeout)
+                if result.error:
+                    break
+    ended = kernel.ended
+    result.wall_seconds = time.perf_counter() - start
+    result.cpu_seconds, result.peak_memory = ended.cpu_seconds, ended.peak_memory
+    result.is_killed = (ended.why, ended.status) == ("exit", -signal.SIGKILL)
+    if result.error and ended.why in ("time", "memory"):
+        result.error = f"the kernel used more {ended.why} than a submission may"
+    return result
+
+
+def _run_cell(kernel: sandbox.Kernel, cell: NotebookNode, seconds: float) -> str | None:
+    """Run one cell in a sandbox and give it its outputs; return what ends the whole run."""
+    try:
+        answer = kernel.run(cell.source, seconds)
+        if answer is None:
+            answer = kernel.interrupt(GRACE)
+        if answer is None:
+            return f"a cell took longer than {seconds:g} s\n{_shown(cell)}"
+        cell.outputs, cell.execution_count = _read_outputs(answer["outputs"]), int(answer["count"])
+    except sandbox.Died:
+        return f"the kernel died\n{_shown(cell)}"
+    except (LookupError, RecursionError, TypeError, ValueError) as failure:
+        return f"the kernel sent what is no answer ({type(failure).__name__})\n{_shown(cell)}"
+    return None
+
+
+def _read_outputs(outputs: Any) -> list[NotebookNode]:
+    """Outputs that a kernel in the sandbox says it has, as a notebook's. Raises ValueError where they are none."""
+    import nbformat
+
+    if not isinstance(outputs, list) or len(outputs) > sandbox.MOST:
+        raise ValueError("no outputs")
+    for output in outputs:
+        fields = _FIELDS[output["output_type"]]
+        if output.keys() != {"output_type", *fields} or any(type(output[name]) is not fields[name] for name in fields):
+            raise ValueError("no output")
+    return nbformat.from_dict(outputs)
+
+
+def _emptied(notebook: NotebookNode) -> NotebookNode:
+    """A copy of a notebook without outputs."""
+    notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+async def _run(task: Task) -> Run:
+    from nbformat.v4 import new_code_cell
+
+    notebook = _emptied(task.notebook)
     result = Run(notebook, 0.0)
     start = time.perf_counter()
-    if task.zygote:
-        with task.zygote.manager(task.box) as manager:
-            await _run_cells(task, result, manager, {})
-            if manager.provisioner.failure:
-                raise sandbox.SandboxFailure(manager.provisioner.failure)
-            ended = manager.provisioner.ended
-        if ended:
-            result.cpu_seconds, result.peak_memory = ended.cpu_seconds, ended.peak_memory
-            result.is_killed = (ended.why, ended.status) == ("exit", -signal.SIGKILL)
-            if result.error and ended.why in ("time", "memory"):
-                result.error = f"the kernel used more {ended.why} than a submission may"
-    else:
-        usage = new_code_cell(_USAGE)
-        notebook.cells.append(usage)
-        with tempfile.TemporaryDirectory(prefix="rnn2rag-") as own:
-            empty = Path(own, "empty")
-            empty.mkdir()
-            manager = _kernel_manager(task, sockets=Path(own, "kernel"))
-            surroundings = {"env": _environment(task), "cwd": str(task.folder or empty)}
-            await _run_cells(task, result, manager, surroundings)
-        notebook.cells.remove(usage)
-        for output in usage.outputs:
-            spent = output.get("data", {}).get(USAGE_MIME)
-            if spent:
-                result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
-                result.versions = dict(spent["versions"])
+    usage = new_code_cell(_USAGE)
+    notebook.cells.append(usage)
+    with tempfile.TemporaryDirectory(prefix="rnn2rag-") as own:
+        empty = Path(own, "empty")
+        empty.mkdir()
+        manager = _kernel_manager(task, sockets=Path(own, "kernel"))
+        surroundings = {"env": _environment(task), "cwd": str(task.folder or empty)}
+        await _run_cells(task, result, manager, surroundings)
+    notebook.cells.remove(usage)
+    for output in usage.outputs:
+        spent = output.get("data", {}).get(USAGE_MIME)
+        if spent:
+            result.cpu_seconds, result.peak_memory = spent["cpu_seconds"], spent["peak_memory"]
+            result.versions = dict(spent["versions"])
     result.wall_seconds = time.perf_counter() - start
     result.noise = [
         output.text
@@ -219,7 +263,6 @@ async def _run(task: Task) -> Run:
 async def _run_cells(task: Task, result: Run, manager: Any, surroundings: Mapping[str, Any]) -> None:
     """Run the cells of a notebook one by one; the first that fails, if errors are not allowed, ends the run."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    from nbformat import ValidationError
 
     client = _client(task, result.notebook, manager)
     cell = None
@@ -238,10 +281,6 @@ async def _run_cells(task: Task, result: Run, manager: Any, surroundings: Mappin
         if asyncio.current_task().cancelling():  # the client takes Ctrl-C for the death of its kernel
             raise asyncio.CancelledError from None
         result.error = f"the kernel died\n{_shown(cell)}"
-    except (*_UNREADABLE, ValidationError) as failure:
-        if task.zygote is None or cell is None:
-            raise
-        result.error = f"the kernel sent what is no message of Jupyter ({type(failure).__name__})\n{_shown(cell)}"
     except RuntimeError as failure:  # before the first cell
         result.error = f"the kernel did not start ({failure})"
     finally:
@@ -254,37 +293,11 @@ def _client(task: Task, notebook: NotebookNode, manager: Any) -> Any:
     from nbclient import NotebookClient
 
     class Client(NotebookClient):
-        """A client that a sandboxed kernel cannot flood, and that does not wait for silence before it begins."""
-
-        async def async_start_new_kernel_client(self) -> Any:
-            if task.zygote is None:
-                return await super().async_start_new_kernel_client()
-            self.kc = self.km.client()
-            self.kc.start_channels(hb=False)  # its supervisor tells when it ends
-            self.kc.allow_stdin = False
-            await _hear(self.kc)
-            return self.kc
+        """A client for which what a cell showed is not changed by a later one."""
 
         async def async_execute_cell(self, cell: NotebookNode, *arguments: Any, **named: Any) -> NotebookNode:
-            self._room = LONGEST
-            self._display_id_map = {}  # what a cell showed is not changed by a later one
+            self._display_id_map = {}
             return await super().async_execute_cell(cell, *arguments, **named)
-
-        def process_message(self, message: dict[str, Any], cell: NotebookNode, index: int) -> Any:
-            content = message["content"]
-            if task.zygote and message["msg_type"].startswith("comm"):
-                return None  # the state of widgets would be kept
-            if task.zygote and message["msg_type"] in ("stream", "display_data", "execute_result", "error"):
-                is_text = message["msg_type"] == "stream"
-                size = len(content.get("text") or "") if is_text else len(json.dumps(content))
-                room = self._room if is_text else self._large
-                if size > room or len(cell.outputs) >= MOST:
-                    return None
-                if is_text:
-                    self._room -= size
-                else:
-                    self._large -= size
-            return super().process_message(message, cell, index)
 
     client = Client(
         notebook,
@@ -294,31 +307,7 @@ def _client(task: Task, notebook: NotebookNode, manager: Any) -> Any:
         interrupt_on_timeout=task.allow_errors,
     )
     client.reset_execution_trackers()
-    client._large = LARGEST
     return client
-
-
-async def _hear(client: Any) -> None:
-    """Wait until a kernel that has its sockets answers, and is heard on the channel of its outputs.
-
-    Raises RuntimeError when it is dead or silent.
-    """
-    from queue import Empty
-
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        asked = client.kernel_info()
-        with contextlib.suppress(Empty):
-            while True:  # the answer, then the word that it is idle again
-                if (await client.shell_channel.get_msg(timeout=5))["parent_header"].get("msg_id") == asked:
-                    break
-            while True:
-                message = await client.iopub_channel.get_msg(timeout=0.2)
-                if message["content"].get("execution_state") == "idle":
-                    return
-        if not await client._async_is_alive():
-            raise RuntimeError("it died at once")
-    raise RuntimeError("it does not answer")
 
 
 def _kernel_manager(task: Task, sockets: Path) -> Any:

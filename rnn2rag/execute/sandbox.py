@@ -7,42 +7,45 @@ container that holds one submission, another user, who cannot read what belongs 
 from __future__ import annotations
 
 import array
-import asyncio
 import contextlib
 import functools
 import json
 import os
 import secrets
+import select
 import shutil
-import signal
 import site
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rnn2rag import catalog
 from rnn2rag.errors import UserError
 from rnn2rag.execute import zygote
 
-if TYPE_CHECKING:
-    from jupyter_client import AsyncKernelManager
-
 NOBODY = 65534  # the user and group who own nothing: who runs a submission when root grades
-LARGEST_MESSAGE = 48 << 20  # bytes of one message from a kernel
+LARGEST = 48 << 20  # bytes of all answers of a kernel
+STARTS = 60.0  # seconds in which a kernel starts, and in which it ends
+MOST = 2000  # outputs of a cell
+SIZE = struct.Struct(">I")  # before each packet to or from a kernel, its bytes
 _PREFIX = "rnn2rag-zygote-"
-MOST_MESSAGES = 100  # from a kernel that wait to be read
-CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 
 
 class SandboxFailure(Exception):
     """The sandbox itself broke: nothing is said about the submission, which may be tried again."""
+
+
+class Died(Exception):
+    """The kernel has ended."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,7 @@ class Zygote:
             command = [*_bubblewrap(path), *_system(), *own, "--", *command]
         else:
             environment = {"PATH": os.environ.get("PATH", os.defpath), **_ENVIRONMENT}
-            environment |= {"RNN2RAG_CACHE": str(catalog.cache_dir())}
+            environment |= {"RNN2RAG_CACHE": str(catalog.cache_dir()), "IPYTHONDIR": str(self.folder / "ipython")}
         with theirs:
             self._process = subprocess.Popen(
                 command,
@@ -255,11 +258,8 @@ class Zygote:
         return self._process.poll() is None
 
     @contextlib.contextmanager
-    def manager(self, box: Box) -> Iterator[AsyncKernelManager]:
-        """A kernel manager for one kernel; its `provisioner.ended` tells in the end how the kernel ended."""
-        import zmq
-        from jupyter_client import AsyncKernelManager
-
+    def kernel(self, box: Box) -> Iterator[Kernel]:
+        """A kernel for one submission. Raises SandboxFailure when it does not start."""
         name = uuid.uuid4().hex[:12]
         folder = self.folder / name
         (folder / "files").mkdir(parents=True)
@@ -268,13 +268,6 @@ class Zygote:
             path = folder / "files" / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        inside = zygote.OWN if self.mode == "bubblewrap" else folder
-        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(folder / "s"), cache_ports=False)
-        for port, channel in enumerate(CHANNELS, 1):
-            setattr(manager, f"{channel}_port", port)
-        info = manager.get_connection_info()
-        info = {**info, "ip": str(inside / "s"), "key": info["key"].decode(), "kernel_name": ""}
-        (folder / "connection.json").write_text(json.dumps(info, default=str))
         if os.geteuid() == 0:
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, self._user, self._user)
@@ -285,101 +278,135 @@ class Zygote:
             "hidden": list(box.hidden),
             "limits": asdict(box.limits),
         }
-        manager.context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
-        manager.context.setsockopt(zmq.RCVHWM, MOST_MESSAGES)
-        manager.connection_file = str(folder / "manager.json")
-        manager.provisioner = _provisioner(manager, functools.partial(self._fork, request))
         try:
-            yield manager
+            with Kernel(*self._fork(request)) as kernel:
+                yield kernel
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _fork(self, request: Mapping[str, Any]) -> socket.socket:
-        """Ask for a kernel; return the socket to its supervisor."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
-            try:
-                with self._lock:
-                    self._control.sendmsg([json.dumps(request).encode()], attached)
-            except OSError as error:
-                ours.close()
-                raise SandboxFailure(f"the sandbox has ended ({error})") from None
-        ours.setblocking(False)
+    def _fork(self, request: Mapping[str, Any]) -> list[socket.socket]:
+        """Ask for a kernel; return the sockets to its supervisor and to itself."""
+        pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in (socket.SOCK_SEQPACKET, socket.SOCK_STREAM)]
+        ours, theirs = [list(ends) for ends in zip(*pairs, strict=True)]
+        attached = array.array("i", [end.fileno() for end in theirs])
+        try:
+            with self._lock:
+                self._control.sendmsg(
+                    [json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, attached)]
+                )
+        except OSError as error:
+            for end in ours:
+                end.close()
+            raise SandboxFailure(f"the sandbox has ended ({error})") from None
+        finally:
+            for end in theirs:
+                end.close()
         return ours
 
 
-def _provisioner(manager: AsyncKernelManager, fork: functools.partial[socket.socket]) -> Any:
-    from jupyter_client.provisioning import KernelProvisionerBase
+class Kernel:
+    """A kernel in the sandbox, as the host sees it: cells in, outputs out. Use it as a context manager.
 
-    class Provisioner(KernelProvisionerBase):
-        """Starts and ends the kernel through its supervisor."""
+    control: the socket to its supervisor, who says in the end how it `ended`. cells: the socket to the kernel.
+    """
 
-        ended: Ended | None = None
-        failure = ""
-        _control: socket.socket | None = None
+    ended: Ended | None = None
 
-        @property
-        def has_process(self) -> bool:
-            return self._control is not None
+    def __init__(self, control: socket.socket, cells: socket.socket) -> None:
+        self._control = control
+        self._cells = cells
+        self._left = LARGEST
 
-        async def pre_launch(self, **arguments: Any) -> dict[str, Any]:
-            return {"cmd": [], "env": {}}
+    def __enter__(self) -> Kernel:
+        try:
+            if self._answer(STARTS) != "ready":
+                raise SandboxFailure("the kernel did not start in time")
+        except (Died, ValueError):
+            said = f" ({self.ended})" if self.ended else ""
+            self.__exit__()
+            raise SandboxFailure(f"the kernel did not start{said}") from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-        async def launch_kernel(self, cmd: list[str], **arguments: Any) -> dict[str, Any]:
-            self.connection_info = manager.get_connection_info()
-            self._control = fork()
-            packet = await asyncio.get_running_loop().sock_recv(self._control, 4096)
-            if packet != b"ready":
-                self._over(packet)
-                raise SandboxFailure(self.failure or f"the kernel did not start ({self.ended})")
-            return self.connection_info
+    def __exit__(self, *raised: object) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(b"end")
+        with self._control, self._cells:
+            if self.ended is None:
+                self._hear()
 
-        async def poll(self) -> int | None:
-            if self._control is not None:
-                try:
-                    self._over(self._control.recv(4096))
-                except BlockingIOError:
-                    return None
-                except OSError:
-                    self._over(b"")
-            return -1 if self.ended is None else self.ended.status or -1
+    def run(self, source: str, seconds: float) -> Any:
+        """Run a cell and return the kernel's answer, whatever it is; None when it takes longer.
 
-        async def wait(self) -> int | None:
-            while await self.poll() is None:
-                await asyncio.sleep(0.002)
-            return self.ended.status if self.ended else -1
+        Raises Died when the kernel ends, and ValueError (or RecursionError) when the answer is none.
+        """
+        packet = source.encode()
+        self._cells.settimeout(seconds)
+        try:
+            self._cells.sendall(SIZE.pack(len(packet)) + packet)
+        except TimeoutError:
+            return None
+        except OSError:
+            pass  # it has ended, and an answer may be there all the same
+        return self._answer(seconds)
 
-        async def send_signal(self, signum: int) -> None:
-            await self._tell(b"interrupt" if signum == signal.SIGINT else b"end")
+    def interrupt(self, seconds: float) -> Any:
+        """Interrupt the cell that took too long, and return its answer as `run` does."""
+        with contextlib.suppress(OSError):
+            self._control.send(b"interrupt")
+        return self._answer(seconds)
 
-        async def kill(self, restart: bool = False) -> None:
-            await self._tell(b"end")
+    def _answer(self, seconds: float) -> Any:
+        end = time.monotonic() + seconds
+        size = self._received(SIZE.size, end)
+        if size is None:
+            return None
+        (length,) = SIZE.unpack(size)
+        self._left -= length
+        if self._left < 0:
+            raise ValueError("its answers are too large")
+        answer = self._received(length, end)
+        return None if answer is None else json.loads(answer)
 
-        async def terminate(self, restart: bool = False) -> None:
-            await self._tell(b"end")
+    def _received(self, size: int, end: float) -> bytes | None:
+        """Bytes from the kernel; None when they do not come in time. What is there is read before its end is heard."""
+        parts = []
+        while size:
+            ready, _, _ = select.select([self._cells, self._control], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                return None
+            part = self._part(size) if self._cells in ready else b""
+            if not part:
+                self._hear()
+                raise Died
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
-        async def cleanup(self, restart: bool = False) -> None:
-            pass
+    def _part(self, size: int) -> bytes:
+        try:
+            return self._cells.recv(min(size, 1 << 20))
+        except OSError:
+            return b""
 
-        async def _tell(self, command: bytes) -> None:
-            if self._control is not None:
-                with contextlib.suppress(OSError):
-                    self._control.send(command)
-
-        def _over(self, packet: bytes) -> None:
-            self._control.close()
-            self._control = None
-            if not packet:
-                self.failure = "the sandbox has ended"
-                return
-            report = json.loads(packet)
-            if "failed" in report:
-                self.failure = report["failed"]
-            else:
-                self.ended = Ended(**report)
-
-    return Provisioner(kernel_id=uuid.uuid4().hex, kernel_spec=manager.kernel_spec, parent=manager)
+    def _hear(self) -> None:
+        """Wait for the supervisor's report. Raises SandboxFailure when the sandbox itself broke."""
+        packet = b""
+        for patience in (1.0, STARTS):  # a kernel may close its socket and live on
+            self._control.settimeout(patience)
+            try:
+                packet = self._control.recv(4096)
+                break
+            except TimeoutError:
+                self._control.send(b"end")
+            except OSError:
+                break
+        report = json.loads(packet) if packet else {"failed": "the sandbox has ended"}
+        if "failed" in report:
+            raise SandboxFailure(report["failed"])
+        self.ended = Ended(**report)
 
 
 _ENVIRONMENT = {

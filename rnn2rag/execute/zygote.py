@@ -1,10 +1,11 @@
 """Inside the sandbox: a process that imports everything once, and forks one kernel for each submission.
 
 It is started by `rnn2rag.execute.sandbox` and speaks over a Unix socket that it inherits. A request is one packet of
-JSON with the kernel's own control socket attached. Between the zygote and a kernel stands a supervisor,
-which the kernel cannot see: it keeps the limits of time and memory, and reports how the kernel ended.
+JSON with two sockets attached: the supervisor's, and the one over which the kernel is given its cells. Between the
+zygote and a kernel stands a supervisor, which the kernel cannot see: it keeps the limits of time and memory, and
+reports how the kernel ended.
 
-Everything here runs before the kernel runs anything of a student. One thread, no ZMQ context, until a kernel is forked.
+Everything here runs before the kernel runs anything of a student. One thread, until a kernel runs its cells.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ import socket
 import struct
 import sys
 import time
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from rnn2rag.execute.kernel import Kernel
 
 KERNELS = Path("/run/kernels")  # the folders of all kernels, seen by the zygote alone
-OWN = Path("/run/kernel")  # a kernel's own folder: its sockets
+OWN = Path("/run/kernel")  # a kernel's own folder
 BOX, SCRATCH, HOME = Path("/box"), Path("/scratch"), Path("/home")
 WATCH = 0.25  # seconds between two looks at the memory of a submission's processes
 
@@ -55,12 +58,9 @@ WARM = (
     *("torch", "torch._subclasses.schema_check_mode", "numpy", "numpy.random", "xml.etree.ElementTree"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
     *("rnn2rag.checks", "rnn2rag.machine", "rnn2rag.show"),
-    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat", "ipykernel.control"),
-    *("ipykernel.iostream", "ipykernel.debugger", "ipykernel.subshell_manager", "debugpy", "comm", "zmq.asyncio"),
-    *("zmq.eventloop.zmqstream", "IPython.core.completer", "IPython.core.ultratb", "IPython.core.pylabtools"),
+    *("IPython.core.completer", "IPython.core.ultratb", "IPython.core.pylabtools"),
     *("IPython.core.completerlib", "IPython.core.debugger", "IPython.core.oinspect", "IPython.extensions.storemagic"),
-    *("jedi", "sqlite3", "tornado.platform.asyncio"),
-    *("tornado.queues", "faulthandler", "pdb", "bdb", "stringprep", "encodings.idna", "unittest.mock"),
+    *("tornado.platform.asyncio", "faulthandler", "stringprep", "encodings.idna", "unittest.mock"),
 )
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -81,19 +81,23 @@ def main() -> NoReturn:
             importlib.import_module(name)
     if settings["optimizers"]:
         importlib.import_module("torch._dynamo")  # the first step of an optimizer imports it
+    from rnn2rag.execute.kernel import Kernel  # it imports all of Jupyter
+
+    warm = Kernel()
     gc.collect()
     gc.freeze()
     control.send(b"ready")
     while True:
-        packet, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+        packet, ancillary, _, _ = control.recvmsg(1 << 16, socket.CMSG_SPACE(8))
         if not packet:
             os._exit(0)
-        descriptor = array.array("i", ancillary[0][2])[0]
+        descriptors = array.array("i", ancillary[0][2])
         if os.fork() == 0:
             control.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _supervise({**settings, **json.loads(packet)}, socket.socket(fileno=descriptor))
-        os.close(descriptor)
+            _supervise({**settings, **json.loads(packet)}, warm, *(socket.socket(fileno=each) for each in descriptors))
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def try_out(settings: Mapping[str, Any]) -> None:
@@ -111,11 +115,11 @@ def try_out(settings: Mapping[str, Any]) -> None:
     os._exit(0)
 
 
-def _supervise(request: Mapping[str, Any], control: socket.socket) -> NoReturn:
+def _supervise(request: Mapping[str, Any], warm: Kernel, control: socket.socket, cells: socket.socket) -> NoReturn:
     """Fork the kernel, hold it to its limits, and report {"status", "why", "cpu_seconds", "peak_memory"} at its end."""
     try:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        control.send(json.dumps(_watch(request, control)).encode())
+        control.send(json.dumps(_watch(request, warm, control, cells)).encode())
     except BaseException as error:
         with contextlib.suppress(OSError):
             control.send(json.dumps({"failed": repr(error)}).encode())
@@ -123,31 +127,22 @@ def _supervise(request: Mapping[str, Any], control: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _watch(request: Mapping[str, Any], control: socket.socket) -> dict[str, Any]:
+def _watch(request: Mapping[str, Any], warm: Kernel, control: socket.socket, cells: socket.socket) -> dict[str, Any]:
     limits = request["limits"]
     if request["mode"] == "bubblewrap":
         _own_namespaces()
         has_own_processes = True
     else:  # as much as the container allows
         has_own_processes = [libc.unshare(flag) == 0 for flag in (CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID)][-1]
-    ready, written = os.pipe()
     kernel = os.fork()
     if kernel == 0:
-        os.close(ready)
-        _kernel(request, written)
-    os.close(written)
+        _kernel(request, warm, cells)
+    cells.close()
     ended = os.pidfd_open(kernel)
     end = time.monotonic() + limits["seconds"]
-    waiting = [ended, control, ready]
     why = "exit"
     while True:
-        readable, _, _ = select.select(waiting, [], [], WATCH)
-        if ready in readable:
-            waiting.remove(ready)
-            if os.read(ready, 1):
-                if request["mode"] == "bubblewrap":
-                    _mount(None, str(OWN), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-                control.send(b"ready")
+        readable, _, _ = select.select([ended, control], [], [], WATCH)
         if ended in readable:
             break
         if control in readable:
@@ -176,18 +171,18 @@ def _watch(request: Mapping[str, Any], control: socket.socket) -> dict[str, Any]
     }
 
 
-def _kernel(request: Mapping[str, Any], written: int) -> NoReturn:
-    """Become the kernel of one submission; it says over `written` when it can be spoken to."""
+def _kernel(request: Mapping[str, Any], warm: Kernel, cells: socket.socket) -> NoReturn:
+    """Become the kernel of one submission."""
     try:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
-        folder = OWN if request["mode"] == "bubblewrap" else Path(request["folder"])
         if request["mode"] == "bubblewrap":
             _own_files(request)
         else:
-            os.chdir(folder / "files")
-            os.environ.update(HOME=str(folder / "files"), TMPDIR=str(folder / "files"), PWD=str(folder / "files"))
+            files = str(Path(request["folder"], "files"))
+            os.chdir(files)
+            os.environ.update(HOME=files, TMPDIR=files, PWD=files)
             Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, it ends before the grader
         os.environ.update(request["environment"])
         _limit(request["limits"])
@@ -196,33 +191,19 @@ def _kernel(request: Mapping[str, Any], written: int) -> NoReturn:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
-        kept = os.dup2(written, 3)
+        kept = socket.socket(fileno=os.dup2(cells.detach(), 3))
         os.closerange(4, 4096)
         if request["mode"] == "bubblewrap":
             _lock()  # as long as there is one thread: each has capabilities of its own
-        app = _started(folder / "connection.json")
-        if request["mode"] == "user":
+        else:
             _close_network()
-        os.write(kept, b"!")
-        os.close(kept)
-        app.start()
+        random.seed()  # every kernel is a copy of the zygote, but draws of its own
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()
+        warm.serve(kept)
+        os._exit(0)
     finally:
         os._exit(70)
-
-
-def _started(connection: Path) -> Any:
-    """An ipykernel over the sockets of a connection file, which is read and taken away."""
-    from ipykernel.kernelapp import IPKernelApp
-
-    sys.argv = ["ipykernel_launcher"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    random.seed()  # every kernel is a copy of the zygote, but draws of its own
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
-    app = IPKernelApp.instance(parent_handle=0)
-    app.initialize(["-f", str(connection), "--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=40"])
-    connection.unlink()
-    return app
 
 
 def _own_namespaces() -> None:
@@ -240,7 +221,8 @@ def _own_files(request: Mapping[str, Any]) -> None:
     size = request["limits"]["disk"]
     flags = MS_NOSUID | MS_NODEV
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount(str(KERNELS / request["name"]), str(OWN), None, MS_BIND | MS_REC)
+    _mount(str(KERNELS / request["name"]), str(OWN), None, MS_BIND)
+    _mount(None, str(OWN), None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags)
     _mount("tmpfs", str(KERNELS), "tmpfs", flags | MS_RDONLY, "size=4k,mode=000")
     for folder in (BOX, SCRATCH, Path("/dev/shm")):
         _mount("tmpfs", str(folder), "tmpfs", flags, f"size={size},nr_inodes=16384,mode=755")

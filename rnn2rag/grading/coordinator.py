@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _FOLDER = "rnn2rag-r"
 OURS = feedback.JUDGED  # where a graded notebook's metadata keeps what is ours
-SKIPPED = "skip-execution"  # Jupyter's tag of a cell that a run without a reader leaves out
 NOT_RUN = "the kernel ended before this cell"
 WRONG, RIGHT = -1, -2  # the numbers of two jobs of our own: a wrong answer that must lose, a right one that must win
 
@@ -191,7 +190,7 @@ class _Run:
         cells = []
         for cell in notebook.cells:
             # With tags of their own students could have a test skipped, or expected to raise.
-            tags = [SKIPPED] if course.grader_data(cell).get("grade_id") in self.skipped else []
+            tags = [execute.SKIPPED] if course.grader_data(cell).get("grade_id") in self.skipped else []
             cells.append({**cell, "metadata": {**cell.metadata, "tags": tags}})
             parts = split.halves(cell.source) if worker.is_test(cell) else None
             if parts:
@@ -406,7 +405,7 @@ def _own_folder() -> Iterator[None]:
 def _is_for_the_eye(cell: NotebookNode) -> bool:
     """Whether a cell of the set only shows something, a figure to read: no grade depends on it."""
     data = course.grader_data(cell)
-    is_tagged = SKIPPED in cell.metadata.get("tags", ())
+    is_tagged = execute.SKIPPED in cell.metadata.get("tags", ())
     return is_tagged and bool(data.get("locked")) and not data.get("grade") and not data.get("solution")
 
 

@@ -85,10 +85,9 @@ def run(job: bytes) -> bytes:
     notebook = nbformat.v4.reads(data["notebook"])
     environment = {checks.RELEASE_KEY: "", "NBGRADER_EXECUTION": "autograde"}
     files = {name: base64.b64decode(text) for name, text in data["files"].items()}
-    task = execute.Task(notebook, cell_timeout=data["cell_timeout"], environment=environment, allow_errors=True)
     if data["mode"] == "none":
         with tempfile.TemporaryDirectory(prefix="rnn2rag-run-") as folder:
-            task.folder, task.network = Path(folder), False
+            task = execute.Task(notebook, Path(folder), environment, data["cell_timeout"], False, allow_errors=True)
             for name, content in files.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,12 +95,11 @@ def run(job: bytes) -> bytes:
             return _outcome(execute.run(task))
     built = Path(course.__file__).parent / "built"
     hidden = [str(built / f"{name}.py") for name in data["built"] if (built / f"{name}.py").exists()]
-    task.box = sandbox.Box(files, environment, hidden, limits)
+    box = sandbox.Box(files, environment, hidden, limits)
     ran = None
     for _ in range(TRIES):
         try:
-            task.zygote = _zygote(data["mode"], data["optimizers"])
-            ran = execute.run(task)
+            ran = execute.run_in(_zygote(data["mode"], data["optimizers"]), box, notebook, data["cell_timeout"])
             if not ran.is_killed:
                 return _outcome(ran)
         except (sandbox.SandboxFailure, OSError) as error:
