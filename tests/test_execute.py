@@ -151,6 +151,123 @@ def test_the_interpreter_is_this_one_whatever_the_notebook_says(runs):
     assert runs["wrong kernel"].notebook.cells[0].outputs[0].data["text/plain"] == "42"
 
 
+# In the sandbox
+
+ALIKE = (
+    "1 + 1",
+    "print('a')\nprint('b', end='')\n3",
+    "import sys\nprint('loud', file=sys.stderr)",
+    "{}['nothing']",
+    "import os\nos.system('echo low')\nprint('high')",
+    "!echo shell",
+    "from IPython.display import display, clear_output, Markdown\nshown = display(1, display_id=True)\nshown.update(2)",
+    "print('gone')\nclear_output()\nprint('x')\nclear_output(wait=True)\nprint('stays')",
+    "display(Markdown('*m*'), {'a': 1}, metadata={'k': 1})",
+    "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+    "import ipywidgets\nfrom tqdm import tqdm\nlist(tqdm(range(3), disable=True))",
+    "input('?')",
+    "import asyncio\ntask = asyncio.create_task(asyncio.sleep(0.01, 'done'))",
+    "await task",
+    "asyncio.run(asyncio.sleep(0))",
+    "x = 5\n%store x\n%who_ls int",
+    "import __main__, pickle\nclass A: pass\n__main__.x, type(pickle.loads(pickle.dumps(A()))).__name__, __name__",
+    "def broken(:",
+    "%%capture kept\nprint('unseen')",
+    "kept.stdout, _, Out[1], In[1]",
+    "get_ipython().run_line_magic('timeit', '-n1 -r1 -q pass')\n'ipykernel_launcher' in sys.argv[0]",
+    "raise SystemExit",
+    "class Bad:\n    def __repr__(self):\n        raise ValueError('no text')\nBad()",
+    "sys.stdout.isatty(), sys.stdout.encoding.lower(), sys.stdin.readline()",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    """A warm process of the sandbox."""
+    found = execute.sandbox.obstacle()
+    if found:
+        pytest.skip(f"not run: {found[0]}")
+    with execute.sandbox.Zygote("bubblewrap") as started:
+        yield started
+
+
+def boxed(zygote, *sources, seconds=60.0):
+    return execute.run_in(zygote, execute.sandbox.Box(), notebook(*sources), seconds)
+
+
+def plainly(cell):
+    """What a cell shows, without what differs from run to run."""
+    shown = []
+    for output in cell.outputs:
+        output = copy.deepcopy(output)
+        if output.output_type == "stream":
+            if shown and shown[-1].get("name") == output.name:
+                shown[-1].text += output.text
+                continue
+        elif output.output_type == "error":
+            output.traceback = len(output.traceback)
+        elif "image/png" in output.data:
+            output.data["image/png"] = len(output.data["image/png"])
+        shown.append(output)
+    return shown, cell.execution_count
+
+
+def test_a_kernel_in_the_sandbox_shows_what_a_kernel_shows(zygote, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # ipykernel would not look at the descriptors
+    ours = boxed(zygote, *ALIKE)
+    plain = execute.run(execute.Task(notebook(*ALIKE), allow_errors=True))
+    for source, one, other in zip(ALIKE, ours.notebook.cells, plain.notebook.cells, strict=True):
+        assert (source, *plainly(one)) == (source, *plainly(other))
+    assert ours.error is None and plain.error is None
+    assert 0 < ours.cpu_seconds < 10 and 50e6 < ours.peak_memory < 1e9
+
+
+def test_exit_ends_a_kernel_in_the_sandbox(zygote):
+    run = boxed(zygote, "print('first')\nexit()", "'never'")
+    assert run.error == "the kernel died\nin the cell\n    'never'" and printed(run) == "first\n"
+
+
+def test_every_kernel_is_fresh_and_draws_its_own(zygote):
+    draws = "import random, numpy\nrandom.random(), numpy.random.rand()"
+    first, second = (boxed(zygote, draws, "x = 1", "dir()") for _ in range(2))
+    assert first.notebook.cells[0].outputs != second.notebook.cells[0].outputs
+    assert first.notebook.cells[2].outputs == second.notebook.cells[2].outputs
+
+
+@pytest.mark.parametrize("slow", ["import time\ntime.sleep(60)", "import asyncio\nawait asyncio.sleep(60)"])
+def test_a_cell_in_the_sandbox_that_takes_too_long_is_interrupted(zygote, slow):
+    run = boxed(zygote, f"print('first')\n{slow}", "'after'", seconds=1)
+    assert run.error is None and run.wall_seconds < 10
+    assert printed(run) == "first\n"
+    assert run.notebook.cells[0].outputs[-1].ename in ("KeyboardInterrupt", "CancelledError")
+    assert run.notebook.cells[1].outputs[0].data["text/plain"] == "'after'"
+
+
+def test_a_cell_in_the_sandbox_that_cannot_be_interrupted_ends_the_run(zygote, monkeypatch):
+    monkeypatch.setattr(execute, "GRACE", 1.0)
+    ignores = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nimport time\ntime.sleep(60)"
+    run = boxed(zygote, ignores, "'never'", seconds=1)
+    assert run.error.startswith("a cell took longer than 1 s") and run.wall_seconds < 10
+    assert run.notebook.cells[1].outputs == []
+
+
+def test_a_cell_in_the_sandbox_cannot_flood(zygote):
+    run = boxed(
+        zygote,
+        "print('x' * 5_000_000)",
+        "for _ in range(300_000): print('some text')",
+        "for number in range(3000): display(number)",
+        "import os\nfor _ in range(60): os.write(1, b'y' * 1_000_000)",
+        "display({'text/plain': 'z' * 40_000_000}, raw=True)",
+        "'after'",
+    )
+    assert run.error is None
+    assert [len(printed(run, cell)) for cell in (0, 1, 3)] == [1 << 20] * 3
+    assert [len(run.notebook.cells[cell].outputs) for cell in (2, 4)] == [execute.sandbox.MOST, 0]
+    assert run.notebook.cells[5].outputs[0].data["text/plain"] == "'after'"
+
+
 def processes():
     """The parent and the command of every process."""
     listed = subprocess.run(["ps", "-ww", "-eo", "ppid=,args="], capture_output=True, text=True, check=True).stdout

@@ -129,6 +129,7 @@ class Stream(io.TextIOBase):
         """Show text."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text)}")
+        self.collect()
         self._outputs.write(self.name, text)
         return len(text)
 

@@ -165,6 +165,41 @@ def signed(kind, content, parent=None):
     packed.append(content if isinstance(content, bytes) else json.dumps(content).encode())
     return [kind.encode(), b"<IDS|MSG>", session.sign(packed), *packed]
 ''',
+    "cells_socket(": '''
+import os
+import socket
+import struct
+
+
+def cells_socket():
+    """The socket over which a kernel of the sandbox is given its cells (in a plain kernel some other)."""
+    for number in range(3, 100):
+        try:
+            found = socket.socket(fileno=os.dup(number))
+            if (found.family, found.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
+                return found
+        except OSError:
+            pass
+''',
+    "packet(": '''
+import json
+import struct
+
+
+def packet(data):
+    """Bytes, or data as JSON, with their size before them."""
+    data = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return struct.pack(">I", len(data)) + data
+''',
+    "full_marks(": '''
+def full_marks():
+    """The answer of a cell that shows full marks."""
+    rung = {"name": "all", "possible": 3.0, "points": 3.0, "message": "", "hidden": False}
+    score = {"problem": "leaky-cell", "seed": 0, "rungs": [rung], "faults": [], "points": 3.0, "possible": 3.0}
+    data = {"text/plain": "3.0", checks.SCORE_MIME: score}
+    result = {"output_type": "execute_result", "data": data, "metadata": {}, "execution_count": 9}
+    return {"outputs": [result], "count": 9}
+''',
     "share_of(": '''
 def share_of(result):
     """A report of full marks."""
@@ -951,6 +986,174 @@ def attack(*nothing):
 
 
 get_ipython().events.register("pre_run_cell", attack)
+""",
+        spoils=True,
+    ),
+    Attack(
+        "answers-in-advance",
+        "answers with full marks for all cells to come are sent with the first",
+        code="""
+cells = cells_socket()
+for _ in range(30):
+    cells.sendall(packet(full_marks()))
+""",
+        spoils=True,
+    ),
+    Attack(
+        "cells-stolen",
+        "a thread takes the cells to come from the kernel's socket and answers each with full marks",
+        code="""
+import threading
+
+cells = cells_socket()
+
+
+def attack():
+    cells.setblocking(True)
+    while size := cells.recv(4):
+        print(cells.recv(struct.unpack(">I", size)[0], socket.MSG_WAITALL))
+        cells.sendall(packet(full_marks()))
+
+
+threading.Thread(target=attack, daemon=True).start()
+""",
+        spoils=True,
+    ),
+    Attack(
+        "answers-replaced",
+        "the kernel gives full marks as the answer of each cell",
+        code="""
+async def run(source):
+    return full_marks()
+
+
+get_ipython().kernel._run = run
+""",
+        spoils=True,
+    ),
+    Attack(
+        "outputs-replaced",
+        "the kernel's outputs are full marks, whatever it shows",
+        code="""
+get_ipython().kernel.session.taken = lambda: full_marks()["outputs"]
+""",
+        spoils=True,
+    ),
+    *(
+        Attack(
+            f"answer-{name}",
+            f"the kernel is made to send {what}",
+            code=f"""
+cells = cells_socket()
+cells.settimeout(5)
+try:
+    {code}
+except OSError as error:
+    print(error)
+""",
+            spoils=True,
+        )
+        for name, what, code in (
+            ("endless", "the size of four gigabytes, and many bytes", 'cells.sendall(b"\\xff" * (60 << 20))'),
+            ("cut", "half an answer", "cells.sendall(packet(full_marks())[:50])"),
+            ("of-noise", "bytes that are no JSON", "cells.sendall(packet(os.urandom(500)))"),
+            ("deep", "an answer of a hundred thousand brackets", 'cells.sendall(packet(b"[" * 100_000))'),
+            (
+                "of-null",
+                "null, an empty dict, a list and a number",
+                "[cells.sendall(packet(x)) for x in (None, {}, [], 3)]",
+            ),
+            ("of-half-letters", "half of an emoji", 'cells.sendall(packet({"outputs": [], "count": "\\ud83d"}))'),
+            (
+                "without-end",
+                "a count that is no number",
+                'cells.sendall(packet({"outputs": [], "count": float("nan")}))',
+            ),
+            (
+                "of-strange-outputs",
+                "outputs of a kind that is none",
+                'cells.sendall(packet({"outputs": [{"output_type": "pwn", "data": 1}], "count": 1}))',
+            ),
+            (
+                "of-outputs-with-more",
+                "an output with a field too much",
+                'cells.sendall(packet({"outputs": [full_marks()["outputs"][0] | {"points": 6}], "count": 1}))',
+            ),
+            (
+                "of-outputs-with-less",
+                "an output without text",
+                'cells.sendall(packet({"outputs": [{"output_type": "stream", "name": "stdout"}], "count": 1}))',
+            ),
+            (
+                "of-nested-types",
+                "an output whose data are a list, and whose traceback holds numbers",
+                'cells.sendall(packet({"outputs": [{"output_type": "error", "ename": "E", "evalue": "", '
+                '"traceback": [1, {}]}], "count": 1}))',
+            ),
+            (
+                "of-many-outputs",
+                "an answer of a hundred thousand outputs",
+                'cells.sendall(packet({"outputs": [{}] * 100_000}))',
+            ),
+        )
+    ),
+    Attack(
+        "socket-closed",
+        "the kernel's socket is closed, and the kernel lives on",
+        code="""
+import time
+
+os = __import__("os")
+for number in range(3, 100):
+    try:
+        os.close(number)
+    except OSError:
+        pass
+time.sleep(100)
+""",
+        spoils=True,
+    ),
+    Attack(
+        "socket-kept",
+        "a child keeps the kernel's socket open when the kernel ends",
+        code="""
+import os
+import time
+
+if os.fork() == 0:
+    time.sleep(100)
+os._exit(0)
+""",
+        spoils=True,
+    ),
+    Attack(
+        "socket-of-a-child",
+        "a child answers when the kernel has ended",
+        code="""
+import os
+import time
+
+cells = cells_socket()
+if os.fork() == 0:
+    while True:
+        cells.sendall(packet(full_marks()))
+        time.sleep(0.1)
+os._exit(0)
+""",
+        spoils=True,
+    ),
+    Attack(
+        "descriptor-flooded",
+        "a program writes without end to the cell's output",
+        code="""
+import os
+
+try:
+    for _ in range(1000):
+        os.write(1, b"x" * (1 << 20))
+        os.write(2, b"x" * (1 << 20))
+except OSError as error:
+    print(error)
 """,
         spoils=True,
     ),
