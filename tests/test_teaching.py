@@ -314,6 +314,7 @@ OUTSIDE = (
     *("search-gradebook", "search-release-key", "search-claims", "environment", "command-lines"),
     *("memory-of-others", "descriptors", "restored-notebook", "own-notebook-linked", "course-edited", "home-edited"),
     *("packages-edited", "network", "kernels-called", "built-loaded", "fork-bomb", "memory-bomb-of-many"),
+    *("answers-in-advance", "answer-endless", "cells-stolen", "socket-closed", "socket-kept", "socket-of-a-child"),
 )
 GRADE = """
 import json, pathlib, sys

@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -40,18 +41,22 @@ BOX, SCRATCH, HOME = Path("/box"), Path("/scratch"), Path("/home")
 WATCH = 0.25  # seconds between two looks at the memory of a submission's processes
 
 # Of Linux: sched.h, sys/mount.h, sys/prctl.h, linux/capability.h
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
-# linux/bpf_common.h, linux/seccomp.h, linux/audit.h; each machine with its name there and its numbers of two calls
+NAME_SPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
+# linux/bpf_common.h, linux/seccomp.h, linux/audit.h; each machine with its name there and its numbers of four calls
 SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1
-BPF_LOAD, BPF_IF_EQUAL, BPF_IF_FROM, BPF_RETURN = 0x20, 0x15, 0x35, 0x06
-SECCOMP_KILL, SECCOMP_DENY, SECCOMP_ALLOW = 0x80000000, 0x00050000 | 13, 0x7FFF0000
-MACHINES = {"x86_64": (0xC000003E, 41, 317), "aarch64": (0xC00000B7, 198, 277)}  # socket, seccomp
-IO_URING_SETUP, X32 = 425, 0x40000000
+BPF_LOAD, BPF_IF_EQUAL, BPF_IF_FROM, BPF_IF_ANY, BPF_RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+SECCOMP_KILL, SECCOMP_ERROR, SECCOMP_ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+MACHINES = {  # socket, seccomp, clone, unshare
+    "x86_64": (0xC000003E, 41, 317, 56, 272),
+    "aarch64": (0xC00000B7, 198, 277, 220, 97),
+}
+IO_URING_SETUP, CLONE3, X32 = 425, 435, 0x40000000
 
 # What a kernel would import one by one after it starts.
 WARM = (
@@ -196,7 +201,7 @@ def _kernel(request: Mapping[str, Any], warm: Kernel, cells: socket.socket) -> N
         if request["mode"] == "bubblewrap":
             _lock()  # as long as there is one thread: each has capabilities of its own
         else:
-            _close_network()
+            _filter_calls()
         random.seed()  # every kernel is a copy of the zygote, but draws of its own
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()
@@ -269,20 +274,26 @@ def _become(user: int, group: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # lost with the change of user
 
 
-def _close_network() -> None:
-    """Deny all threads, for good, all sockets but Unix's: a container's network may be on, and stays so."""
-    architecture, socket_number, seccomp_number = MACHINES[os.uname().machine]
+def _filter_calls() -> None:
+    """Deny all threads, for good, all sockets but Unix's, as a container's network may be on, and new name spaces."""
+    architecture, socket_number, seccomp_number, clone_number, unshare_number = MACHINES[os.uname().machine]
     program = [
         (BPF_LOAD, 0, 0, 4),  # the machine whose calls these are
         (BPF_IF_EQUAL, 1, 0, architecture),
         (BPF_RETURN, 0, 0, SECCOMP_KILL),
         (BPF_LOAD, 0, 0, 0),  # the number of the call
-        (BPF_IF_FROM, 4, 0, X32),
-        (BPF_IF_EQUAL, 3, 0, IO_URING_SETUP),  # it makes sockets, too
-        (BPF_IF_EQUAL, 0, 3, socket_number),
-        (BPF_LOAD, 0, 0, 16),  # its first argument
-        (BPF_IF_EQUAL, 1, 0, socket.AF_UNIX),
-        (BPF_RETURN, 0, 0, SECCOMP_DENY),
+        (BPF_IF_FROM, 9, 0, X32),
+        (BPF_IF_EQUAL, 8, 0, IO_URING_SETUP),  # it makes sockets, too
+        (BPF_IF_EQUAL, 7, 0, unshare_number),
+        (BPF_IF_EQUAL, 7, 0, CLONE3),  # its flags cannot be seen; libraries then use clone
+        (BPF_IF_EQUAL, 3, 0, clone_number),
+        (BPF_IF_EQUAL, 0, 6, socket_number),
+        (BPF_LOAD, 0, 0, 16),  # its first argument: the family
+        (BPF_IF_EQUAL, 4, 2, socket.AF_UNIX),
+        (BPF_LOAD, 0, 0, 16),  # its first argument: flags
+        (BPF_IF_ANY, 0, 2, NAME_SPACES),
+        (BPF_RETURN, 0, 0, SECCOMP_ERROR | errno.EACCES),
+        (BPF_RETURN, 0, 0, SECCOMP_ERROR | errno.ENOSYS),
         (BPF_RETURN, 0, 0, SECCOMP_ALLOW),
     ]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))

@@ -2478,12 +2478,27 @@ if os.geteuid() == 0:
         "new name spaces are made, to mount and to be root in them",
         code="""
 import ctypes
+import os
 
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.unshare(0x10000000) == 0:
     won("a user name space")
 if libc.unshare(0x00020000) == 0 or libc.mount(b"none", b"/", b"tmpfs", 32 | 1, None) == 0:
     won("a mount name space")
+libc.syscall.restype = ctypes.c_long
+numbers = {"x86_64": (56, 435), "aarch64": (220, 435)}.get(os.uname().machine, ())
+arguments = (ctypes.c_ulong * 11)(0x10000000, 0, 0, 0, 17)
+for number in numbers:  # clone and clone3 with the flag of a user name space
+    first = ctypes.byref(arguments) if number == 435 else ctypes.c_ulong(0x10000000 | 17)
+    child = libc.syscall(number, first, ctypes.c_ulong(88 if number == 435 else 0), None, None, None)
+    if child == 0:
+        os._exit(0)
+    if child > 0:
+        won("a child in a user name space")
+if (child := os.fork()) == 0:
+    os._exit(libc.unshare(0x10000000) == 0)
+if os.waitpid(child, 0)[1]:
+    won("a child that made a user name space")
 try:
     with open("/proc/sys/user/max_user_namespaces", "w") as file:
         file.write("1000")
