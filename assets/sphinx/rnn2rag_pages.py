@@ -34,6 +34,8 @@ from rnn2rag.authoring.editions import BUDGET
 from rnn2rag.authoring.exercises import SECTION
 from rnn2rag.checks import Claim
 
+Cell = str | nodes.Node | list[nodes.Node]  # of a table
+
 GLOSSARY = "chapters/guide/glossary"
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 HEADING = re.compile(r"^# (.+)$", re.M)
@@ -139,7 +141,7 @@ class ClaimsTable(SphinxDirective):
         name = f"claims-{path.stem}"
         self.env.get_domain("std").note_hyperlink_target(name, self.env.docname, name, title)
         head = ("Claim", "Has to be", "Seeds", "Least", "Median", "Most", "Held in")
-        return _part(_link(page, title), name, _table(head, rows))
+        return _part(_link(page, title), name, _table(head, rows, "book-claims"))
 
 
 class ProblemSet(SphinxDirective):
@@ -300,15 +302,15 @@ def _download(env: BuildEnvironment, path: Path, text: str) -> addnodes.download
     return addnodes.download_reference("", "", nodes.inline(text=text), reftarget=target, refdoc=env.docname)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str | nodes.Node | list[nodes.Node]]]) -> nodes.table:
+def _table(head: Iterable[str], rows: Iterable[Iterable[Cell]], *classes: str) -> nodes.table:
     """A table whose first column names the rows."""
     head = list(head)
     columns = [nodes.colspec(colwidth=1, stub=int(number == 0)) for number in range(len(head))]
     group = nodes.tgroup("", *columns, nodes.thead("", _row(head)), nodes.tbody("", *map(_row, rows)), cols=len(head))
-    return nodes.table("", group, classes=["book-data"])
+    return nodes.table("", group, classes=["book-data", *classes])
 
 
-def _row(cells: Iterable[str | nodes.Node | list[nodes.Node]]) -> nodes.row:
+def _row(cells: Iterable[Cell]) -> nodes.row:
     row = nodes.row()
     for cell in cells:
         parts = cell if isinstance(cell, list) else [nodes.Text(cell) if isinstance(cell, str) else cell]
@@ -363,7 +365,8 @@ def link_back(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     cite = app.env.get_domain("cite")
     order = {page: number for number, page in enumerate(_in_order(app.config.external_site_map))}
     for entry in doctree.findall(nodes.citation):
-        keys = {citation.key for citation in cite.citations if citation.citation_id in entry["ids"]}
+        listed = [citation for citation in cite.citations if citation.bibliography_key.docname == docname]
+        keys = {citation.key for citation in listed if citation.citation_id in entry["ids"]}
         places: dict[str, str] = {}  # the first in each page
         for reference in cite.citation_refs:
             if keys & {target.key for target in reference.targets}:
