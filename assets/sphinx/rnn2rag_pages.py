@@ -41,7 +41,8 @@ ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 HEADING = re.compile(r"^# (.+)$", re.M)
 PROBLEM = re.compile(r"Problem (?P<number>\d+): (?P<title>.+)")
 FACTS = re.compile(
-    r"^(?P<kind>[A-Z][\w ]+)\. Difficulty (?P<difficulty>[1-5]) of 5, (?P<minutes>\d+) minutes?, (?P<points>\d+) points?\.",
+    r"^(?P<kind>[A-Z][\w ]+)\. Difficulty (?P<difficulty>[1-5]) of 5, "
+    r"(?P<minutes>\d+) minutes?, (?P<points>\d+) points?",
     re.M,
 )
 TERM = re.compile(r'<a class="reference internal" href="[^"#]*#(term-[\w-]+)"(?=[^>]*><span class="xref std std-term")')
@@ -166,7 +167,7 @@ class ProblemSet(SphinxDirective):
             if not problem:
                 continue
             if not facts:
-                form = "a line as `Implement. Difficulty 2 of 5, 15 minutes, 6 points.`"
+                form = "line as `Implement. Difficulty 2 of 5, 15 minutes, 6 points.`"
                 raise self.error(f"problem-set: {source}: problem {problem['number']} has no {form}")
             taught = dict.fromkeys(match["section"] for match in SECTION.finditer(part))
             minutes, points = minutes + int(facts["minutes"]), points + int(facts["points"])
@@ -185,7 +186,7 @@ class ProblemSet(SphinxDirective):
             raise self.error(
                 f"problem-set: {source}: the problems name {points} points, its test cells give {graded:g}"
             )
-        rows.append(("Together", "", "", str(minutes), str(points), ""))
+        yield nodes.paragraph(text=f"Problems: {len(rows)}. Together: about {minutes} minutes, {points} points.")
         yield _table(("Problem", "What you do", "Difficulty", "Minutes", "Points", "Taught in"), rows)
         yield nodes.container(
             "",

@@ -3,7 +3,7 @@
 const asFetched = Search.htmlToText;
 Search.htmlToText = (page, anchor) => {
   const tree = new DOMParser().parseFromString(page, "text/html");
-  for (const element of tree.querySelectorAll("svg, summary, .run-box, .book-term")) element.remove();
+  for (const element of tree.querySelectorAll("svg, summary, .label, .run-box, .book-term")) element.remove();
   for (const formula of tree.querySelectorAll(".math")) {
     const text = formula.textContent.trim().slice(2, -2);
     formula.textContent = /[\\{}&]/.test(text) ? "\u2026" : text;
