@@ -26,13 +26,15 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.errors import ConfigError
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from rnn2rag.authoring.claims import SEEDS
 from rnn2rag.authoring.editions import BUDGET
 from rnn2rag.authoring.exercises import SECTION
 from rnn2rag.checks import Claim
+
+logger = logging.getLogger(__name__)
 
 Cell = str | nodes.Node | list[nodes.Node]  # of a table
 
@@ -324,7 +326,7 @@ def check_address(app: Sphinx, config: Config) -> None:
     config.public_address = config.public_address.rstrip("/")
     if config.public_address and not ADDRESS.fullmatch(config.public_address):
         form = "https://github.com/OWNER/NAME"
-        raise ConfigError(f"_config.yml: public_address is {config.public_address!r}; it has the form {form}")
+        logger.error("_config.yml: public_address is %r; it has the form %s", config.public_address, form)
 
 
 def follow_files(app: Sphinx, docname: str, source: list[str]) -> None:
