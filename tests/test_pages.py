@@ -353,11 +353,11 @@ def test_a_term_is_defined_at_the_first_tap(opened):
     page.wait_for_url("**/glossary.html#term-*")
 
 
-@pytest.mark.parametrize("query", ["gradient", "state"])
-def test_excerpts_of_a_search_have_no_latex(site, query):
+def test_excerpts_of_a_search_have_no_latex(site):
     with serve(site) as address, chromium() as browser:
         page = browser.new_page()
-        page.goto(f"{address}/search.html?q={query}", wait_until="networkidle")
+        page.goto(f"{address}/search.html?q=error", wait_until="networkidle")
         page.locator("p.context").nth(5).wait_for()
         excerpts = page.locator("p.context").all_inner_texts()
+    assert any("…" in excerpt for excerpt in excerpts)  # in the place of a formula
     assert not [excerpt for excerpt in excerpts if "\\" in excerpt]
