@@ -1,7 +1,5 @@
-"""The book's Sphinx extension: pages that follow their editions, the run box, and nothing from the network.
+"""What the book changes in the pages of its theme; rnn2rag_pages has what is its own.
 
-- A page whose text notebook has an edition beside it (NAME.md, NAME.ipynb) is made again when the edition changes.
-- The directive ``run-box`` shows what the last run of the section took, and offers the edition for download.
 - MathJax comes from an installed package. Font Awesome, which the theme brings, is left out: book.css draws the icons.
 - Controls that the theme and MyST-NB leave without a name, or with a wrong one, get theirs.
 """
@@ -10,55 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.util.docutils import SphinxDirective
 
 # tex-chtml, its fonts, and the TeX extensions that it loads when a page uses a macro of theirs.
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 # Files of the theme that no page asks for; a page that did would fail the browser test.
 UNUSED = ("scripts/fontawesome.js*", "**/*.map", "vendor", "locales", "images", "*webpack-macros.html")
 CHAPTER = re.compile(r"chapters/(\d+)-[^/]+/index")
-
-
-class RunBox(SphinxDirective):
-    """``run-box``: seconds, memory, device and versions of the section's last run, and a link to its notebook."""
-
-    def run(self) -> list[nodes.Node]:
-        """Make the box from the edition's metadata. A section without an executed edition is an error."""
-        edition = _edition(self.env, self.env.docname)
-        facts = json.loads(edition.read_text(encoding="utf8"))["metadata"].get("rnn2rag") if edition.exists() else None
-        if facts is None:
-            raise self.error(f"run-box: {edition.name} is missing or was never run; run `make notebooks`")
-        seconds = facts["cpu_seconds"]
-        versions = sorted(facts["versions"].items(), key=lambda item: (item[0] != "python", item[0] != "torch", item))
-        rows = {
-            "Computing": f"{seconds:.0f} CPU-seconds" if seconds >= 10 else f"{seconds:.1f} CPU-seconds",
-            "Peak memory": f"{facts['peak_memory'] / 1e6:,.0f} MB",
-            "Device": facts["device"],
-            "Versions": ", ".join(f"{name} {version}" for name, version in versions),
-        }
-        items = [
-            nodes.definition_list_item("", nodes.term(text=term), nodes.definition("", nodes.paragraph(text=value)))
-            for term, value in rows.items()
-        ]
-        link = addnodes.download_reference(reftarget=edition.name, refdoc=self.env.docname)
-        link += nodes.inline(text="Download this section as a notebook")
-        return [
-            nodes.container("", nodes.definition_list("", *items), nodes.paragraph("", "", link), classes=["run-box"])
-        ]
-
-
-def _edition(env: Any, docname: str) -> Path:
-    return Path(env.doc2path(docname)).with_suffix(".ipynb")
 
 
 def fingerprint_assets(app: Sphinx, config: Config) -> None:
@@ -82,13 +45,6 @@ def copy_mathjax(app: Sphinx) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-
-
-def follow_edition(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Make a page depend on its edition, where its outputs come from."""
-    edition = _edition(app.env, docname)
-    if edition.exists():
-        app.env.note_dependency(str(edition))
 
 
 def number_chapter(app: Sphinx, doctree: nodes.document) -> None:
@@ -147,13 +103,11 @@ def remove_strays(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directive and the hooks."""
+    """Register the hooks."""
     app.add_config_value("rnn2rag_assets", "", "env", str)
     app.add_config_value("comments_config", {}, "", dict)  # Jupyter Book sets it; the extension that reads it is off
-    app.add_directive("run-box", RunBox)
     app.connect("config-inited", fingerprint_assets)
     app.connect("builder-inited", copy_mathjax)
-    app.connect("source-read", follow_edition)
     app.connect("doctree-read", number_chapter, priority=100)  # before Sphinx collects the titles
     app.connect("html-page-context", mend_markup, priority=900)  # after the theme has made its functions
     app.connect("html-page-context", keep_mathjax_to_formulas, priority=900)

@@ -2,7 +2,8 @@
 
 A section's cells tagged `export` or `recipe` make a small program that defines `claims` (a `checks.Claims`) and
 `measure(seed)`, which returns a value for each claim. A sweep calls `measure` for several seeds; the stored file
-carries a hash of those cells and of the functions of `rnn2rag.built` that they use: a changed recipe is noticed.
+carries a hash of those cells and of the functions of `rnn2rag.built` that they use: a changed recipe is noticed. It
+also carries the claims in words, which the book shows beside the values.
 """
 
 from __future__ import annotations
@@ -139,7 +140,13 @@ def _open(root: Path, source: Path) -> tuple[Path, dict[str, Any], dict[str, che
     described = next(_program(source, []))
     path = root / "assets" / "claims" / f"{described['name']}.json"
     claims = {key: checks.Claim(**fields) for key, fields in described["claims"].items()}
-    new = {"section": source.relative_to(root).as_posix(), "recipe": recipe_hash(source), "seconds": 0.0, "seeds": {}}
+    new = {
+        "section": source.relative_to(root).as_posix(),
+        "recipe": recipe_hash(source),
+        "claims": described["claims"],
+        "seconds": 0.0,
+        "seeds": {},
+    }
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf8"))
         if stored["recipe"] == new["recipe"] and stored["section"] == new["section"]:

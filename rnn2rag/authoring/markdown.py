@@ -145,6 +145,7 @@ class Page:
             "cite:p": lambda keys: "(" + "; ".join(self._cite(key, "{}, {}") for key in keys.split(",")) + ")",
             "ref": self._ref,
             "doc": self._doc,
+            "term": lambda body: named["text"] if (named := _NAMED.match(body)) else body,
             "download": self._doc,
         }
         if name not in roles:
