@@ -104,7 +104,7 @@ def test_a_figure_is_described_and_takes_the_color_of_the_page(shown):
     svg = svg_of(shown[0])
     assert shown[0]["text/plain"] == svg.get("aria-label") == 'Two curves, "steep" & rising'
     assert svg.get("role") == "img" and svg.get("fill") == "currentColor"
-    assert html.startswith('<figure class="rnn2rag-figure"><svg ')
+    assert html.startswith('<figure class="rnn2rag-figure"><div style="font-size: 0; visibility: hidden"><svg ')
     assert html.endswith("<figcaption>x &lt; y</figcaption></figure>")
     assert "stroke: currentColor" in html
     for left_over in ("#000000", "#ffffff", "<style", "<metadata", "DejaVu", "font-family"):
@@ -152,7 +152,7 @@ def an_explorer(**changed):
 def test_an_explorer_holds_a_figure_for_each_value_and_shows_one(shown):
     an_explorer(start=1, caption="Lines")
     html = shown[0]["text/html"]
-    frames = re.findall(r'<div data-frame="([^"]*)"( hidden)?><svg [^>]*aria-label="([^"]*)"', html)
+    frames = re.findall(r'<div data-frame="([^"]*)"( hidden)? style="[^"]*"><svg [^>]*aria-label="([^"]*)"', html)
     assert frames == [("one &lt;", " hidden", "A line to 1."), ("two", "", "A line to 2.")]
     slider = '<label>Step <input type="range" min="0" max="1" value="1" aria-valuetext="two" oninput="'
     assert slider in html and "<output>two</output>" in html and "<figcaption>Lines</figcaption>" in html
