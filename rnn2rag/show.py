@@ -65,9 +65,9 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
     display({"text/html": html, "text/plain": alt}, raw=True)
 
 
-# From a notebook that it does not trust JupyterLab takes the drawings and leaves their words, which say nothing alone. So
-# words are hidden around a drawing, and the drawing is not. An attribute without a value is taken too: there, and nowhere
-# else, a note stands in the drawing's place.
+# JupyterLab takes the drawings out of notebooks that it does not trust and leaves their words, which say nothing alone.
+# So words are hidden around a drawing, and the drawing is not. It takes attributes without a value too: there, and
+# nowhere else, a note stands in the drawing's place.
 _SVG_ALONE = 'style="font-size: 0; visibility: hidden"'
 _NOT_TRUSTED = (
     "<p hidden>Run the cell to see the figure: JupyterLab shows none in a notebook that it does not trust.</p>"

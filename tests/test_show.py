@@ -7,11 +7,14 @@ from xml.etree import ElementTree
 import nbformat
 import numpy as np
 import pytest
+from conftest import ROOT, load, write_section
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from nbclient import NotebookClient
 
-from rnn2rag import show
+from rnn2rag import execute, show
+from rnn2rag.authoring import editions
+from rnn2rag.authoring.markdown import Library
 
 DARK = "#14171a"
 # Severity 1.0 in Machado, Oliveira and Fernandes (2009), applied to linear RGB.
@@ -173,6 +176,20 @@ def test_an_explorer_that_cannot_be_read_is_refused(shown, changed, message):
     with pytest.raises(ValueError, match=message):
         an_explorer(**changed)
     assert not shown
+
+
+def test_the_explorer_for_authors_leaves_in_an_edition_what_needs_no_kernel(tree):
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8"), re.S)
+    source = write_section(tree, "explorer", "# An explorer", f"%%\nfrom rnn2rag import show\n\n{example}")
+    run = execute.run(execute.Task(editions.read(source)))
+    [output] = run.notebook.cells[-1].outputs
+    assert not run.error and not run.noise and set(output.data) == {editions.WIDGET, "text/html", "text/plain"}
+    editions.write(source, run, Library.of(tree))
+    [output] = load(editions.edition_path(source))["cells"][-1]["outputs"]
+    assert set(output["data"]) == {"text/html", "text/plain"}
+    frames = re.findall(r'data-frame="([^"]*)".*?aria-label="([^"]*)"', "".join(output["data"]["text/html"]))
+    assert [name for name, text in frames] == ["w = 0.8", "w = 1", "w = 1.05"]
+    assert frames[0][1] == "What is left of an error of 1 after 20 steps: 0.012."
 
 
 def test_a_table_has_headers_for_rows_and_columns(shown):

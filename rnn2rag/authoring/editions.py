@@ -246,6 +246,9 @@ def _compose(source: Path, outputs: list[list[Any]], facts: dict[str, Any], libr
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for count, (cell, results) in enumerate(zip(code, outputs, strict=True), start=1):
         cell.outputs, cell.execution_count = results, count
+        if "hide-input" in cell.metadata.get("tags", []):  # folded as on the page: a quiz would tell its answer
+            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["cellView"] = "form"  # Colab's word for it
     page = Page(source, library, _glued(outputs), _run_box(facts))
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
