@@ -10,8 +10,7 @@ book: .venv/ready
 	$(RNN2RAG) book
 
 lab: .venv/ready .venv/carriers
-	$(BIN)/jupyter trust chapters/*/*.ipynb  # else JupyterLab hides figures until a cell is run
-	$(BIN)/jupyter lab
+	$(RNN2RAG) lab
 
 notebooks: .venv/ready .venv/carriers
 	$(RNN2RAG) notebooks

@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--json", action="store_true", help="print the proofs as JSON")
     prove.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
     command("book", _book, "build the book from the sources and the editions' outputs")
+    command("lab", _lab, "open the course in JupyterLab")
     return parser
 
 
@@ -243,6 +244,12 @@ def _book(options: argparse.Namespace) -> int:
 
     print(f"open {book.build(course.root())}")
     return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import lab
+
+    lab.start(course.root())
 
 
 def _chosen(sources: list[Path], paths: list[Path]) -> list[Path]:

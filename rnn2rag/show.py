@@ -61,10 +61,17 @@ def figure(fig: Figure, alt: str, caption: str | None = None) -> None:
 
     if not alt.strip():
         raise ValueError("a figure needs an alt text: say what it shows")
-    html = f'<figure class="rnn2rag-figure">{_inline_svg(fig, alt)}{_below(caption)}</figure>'
-    _close(fig)
+    html = f'<figure class="rnn2rag-figure"><div {_SVG_ALONE}>{_inline_svg(fig, alt)}</div>{_below(caption)}</figure>'
     display({"text/html": html, "text/plain": alt}, raw=True)
 
+
+# JupyterLab takes the drawings out of notebooks that it does not trust and leaves their words, which say nothing alone.
+# So words are hidden around a drawing, and the drawing is not. It takes attributes without a value too: there, and
+# nowhere else, a note stands in the drawing's place.
+_SVG_ALONE = 'style="font-size: 0; visibility: hidden"'
+_NOT_TRUSTED = (
+    "<p hidden>Run the cell to see the figure: JupyterLab shows none in a notebook that it does not trust.</p>"
+)
 
 # Of an explorer's slider; a page needs no script of its own.
 _ON_INPUT = (
@@ -83,7 +90,10 @@ def explore(
     start: int = 0,
     caption: str | None = None,
 ) -> None:
-    """Display a figure that the reader moves through with a slider: all is drawn now, so it needs no kernel.
+    """Display a figure that the reader moves through with a slider.
+
+    All is drawn now, so a page needs no kernel. A front end of Jupyter that can show widgets shows a live slider in its
+    place, which calls `draw` again.
 
     draw: makes the figure for a value; all figures must have one size. values: {value: the words that the slider shows
     for it}. label: what the slider is for. alt: what the figure for a value shows, in words. start: the number of the
@@ -99,17 +109,42 @@ def explore(
         raise ValueError("every figure of an explorer needs an alt text: say what it shows")
     frames = []
     for number, (value, name, text) in enumerate(zip(values, names, texts, strict=True)):
-        fig = draw(value)
         hidden = "" if number == start else " hidden"
-        frames.append(f'<div data-frame="{escape(name)}"{hidden}>{_inline_svg(fig, text, whole=True)}</div>')
-        _close(fig)
+        svg = _inline_svg(draw(value), text, whole=True)
+        frames.append(f'<div data-frame="{escape(name)}"{hidden} {_SVG_ALONE}>{svg}</div>')
     slider = (
         f'<p><label>{escape(label)} <input type="range" min="0" max="{len(names) - 1}" value="{start}" '
         f'aria-valuetext="{escape(names[start])}" oninput="{escape(_ON_INPUT)}"></label> '
         f"<output>{escape(names[start])}</output></p>"
     )
     html = f'<figure class="rnn2rag-figure rnn2rag-explorer">{slider}{"".join(frames)}{_below(caption)}</figure>'
-    display({"text/html": html, "text/plain": f"{label} {names[start]}: {texts[start]}"}, raw=True)
+    live = _live_explorer(draw, values, label, alt, start, caption)
+    display({**live, "text/html": html, "text/plain": f"{label} {names[start]}: {texts[start]}"}, raw=True)
+
+
+def _live_explorer(
+    draw: Callable[[T], Figure],
+    values: Mapping[T, str],
+    label: str,
+    alt: Callable[[T], str],
+    start: int,
+    caption: str | None,
+) -> dict[str, Any]:
+    import ipywidgets
+
+    def drawn(value: T) -> str:
+        return f"<figure>{_inline_svg(draw(value), alt(value), whole=True)}{_below(caption)}</figure>"
+
+    slider = ipywidgets.SelectionSlider(
+        options=[(name, value) for value, name in values.items()],
+        index=start,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": "min(36rem, 100%)"},
+    )
+    figure = ipywidgets.HTML(drawn(slider.value))
+    slider.observe(lambda change: figure.set_trait("value", drawn(change.new)), "value")
+    return ipywidgets.VBox([slider, figure])._repr_mimebundle_()
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], caption: str | None = None) -> None:
@@ -152,16 +187,14 @@ def glue(name: str, value: object) -> None:
 
 
 def _below(caption: str | None) -> str:
-    return f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-
-
-def _close(fig: Figure) -> None:
-    if "matplotlib.pyplot" in sys.modules:  # else Jupyter shows the open figure again at the end of the cell
-        sys.modules["matplotlib.pyplot"].close(fig)
+    return _NOT_TRUSTED + (f"<figcaption>{escape(caption)}</figcaption>" if caption else "")
 
 
 def _inline_svg(fig: Figure, alt: str, whole: bool = False) -> str:
-    """Draw a figure as an SVG element that can stand in a page with others; whole: with the margins around it."""
+    """Draw a figure as an SVG element that can stand in a page with others, and close it.
+
+    whole: with the margins around it.
+    """
     from xml.etree import ElementTree
 
     from matplotlib import rc_context
@@ -173,6 +206,8 @@ def _inline_svg(fig: Figure, alt: str, whole: bool = False) -> str:
     with rc_context({"svg.hashsalt": "rnn2rag", "svg.fonttype": "none"}):
         box = None if whole else "tight"
         fig.savefig(buffer, format="svg", transparent=True, bbox_inches=box, metadata={"Date": None})
+    if "matplotlib.pyplot" in sys.modules:  # else Jupyter shows the open figure again at the end of the cell
+        sys.modules["matplotlib.pyplot"].close(fig)
     drawn = ElementTree.fromstring(buffer.getvalue())
 
     _drop(drawn, _SVG + "metadata")
@@ -189,7 +224,7 @@ def _inline_svg(fig: Figure, alt: str, whole: bool = False) -> str:
         "role": "img",
         "aria-label": alt,
         "fill": "currentColor",
-        "style": "max-width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt",
+        "style": "visibility: visible; max-width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt",
     }
     ElementTree.register_namespace("", _SVG.strip("{}"))
     return re.sub(r">\s+<", "><", ElementTree.tostring(drawn, encoding="unicode")).strip()

@@ -7,11 +7,14 @@ from xml.etree import ElementTree
 import nbformat
 import numpy as np
 import pytest
+from conftest import ROOT, load, write_section
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from nbclient import NotebookClient
 
-from rnn2rag import show
+from rnn2rag import execute, show
+from rnn2rag.authoring import editions
+from rnn2rag.authoring.markdown import Library
 
 DARK = "#14171a"
 # Severity 1.0 in Machado, Oliveira and Fernandes (2009), applied to linear RGB.
@@ -104,7 +107,7 @@ def test_a_figure_is_described_and_takes_the_color_of_the_page(shown):
     svg = svg_of(shown[0])
     assert shown[0]["text/plain"] == svg.get("aria-label") == 'Two curves, "steep" & rising'
     assert svg.get("role") == "img" and svg.get("fill") == "currentColor"
-    assert html.startswith('<figure class="rnn2rag-figure"><svg ')
+    assert html.startswith('<figure class="rnn2rag-figure"><div style="font-size: 0; visibility: hidden"><svg ')
     assert html.endswith("<figcaption>x &lt; y</figcaption></figure>")
     assert "stroke: currentColor" in html
     for left_over in ("#000000", "#ffffff", "<style", "<metadata", "DejaVu", "font-family"):
@@ -152,7 +155,7 @@ def an_explorer(**changed):
 def test_an_explorer_holds_a_figure_for_each_value_and_shows_one(shown):
     an_explorer(start=1, caption="Lines")
     html = shown[0]["text/html"]
-    frames = re.findall(r'<div data-frame="([^"]*)"( hidden)?><svg [^>]*aria-label="([^"]*)"', html)
+    frames = re.findall(r'<div data-frame="([^"]*)"( hidden)? style="[^"]*"><svg [^>]*aria-label="([^"]*)"', html)
     assert frames == [("one &lt;", " hidden", "A line to 1."), ("two", "", "A line to 2.")]
     slider = '<label>Step <input type="range" min="0" max="1" value="1" aria-valuetext="two" oninput="'
     assert slider in html and "<output>two</output>" in html and "<figcaption>Lines</figcaption>" in html
@@ -173,6 +176,20 @@ def test_an_explorer_that_cannot_be_read_is_refused(shown, changed, message):
     with pytest.raises(ValueError, match=message):
         an_explorer(**changed)
     assert not shown
+
+
+def test_the_explorer_for_authors_leaves_in_an_edition_what_needs_no_kernel(tree):
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8"), re.S)
+    source = write_section(tree, "explorer", "# An explorer", f"%%\nfrom rnn2rag import show\n\n{example}")
+    run = execute.run(execute.Task(editions.read(source)))
+    [output] = run.notebook.cells[-1].outputs
+    assert not run.error and not run.noise and set(output.data) == {editions.WIDGET, "text/html", "text/plain"}
+    editions.write(source, run, Library.of(tree))
+    [output] = load(editions.edition_path(source))["cells"][-1]["outputs"]
+    assert set(output["data"]) == {"text/html", "text/plain"}
+    frames = re.findall(r'data-frame="([^"]*)".*?aria-label="([^"]*)"', "".join(output["data"]["text/html"]))
+    assert [name for name, text in frames] == ["w = 0.8", "w = 1", "w = 1.05"]
+    assert frames[0][1] == "What is left of an error of 1 after 20 steps: 0.012."
 
 
 def test_a_table_has_headers_for_rows_and_columns(shown):

@@ -50,7 +50,7 @@ NOT_RUN = {
     # installs from the network on its first run, builds for minutes; `rnn2rag book` is a part of tests/run.py
     "make book": lambda command: dry_run(command, ".venv/bin/rnn2rag book"),
     # the same, and stays until Ctrl-C
-    "make lab": lambda command: dry_run(command, ".venv/bin/jupyter lab"),
+    "make lab": lambda command: dry_run(command, ".venv/bin/rnn2rag lab"),
 }
 
 

@@ -86,6 +86,14 @@ def keep_mathjax_to_formulas(
         ]
 
 
+def count_answers(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Give pages with questions the script that counts those answered right."""
+    if 'class="rnn2rag-quiz"' in context.get("body", ""):
+        app.add_js_file("quiz.js", loading_method="defer")
+
+
 def remove_strays(app: Sphinx, exception: Exception | None) -> None:
     """Remove what the theme brings and no page uses, and the pages and downloads of sources that are gone."""
     if exception is not None:
@@ -111,5 +119,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", number_chapter, priority=100)  # before Sphinx collects the titles
     app.connect("html-page-context", mend_markup, priority=900)  # after the theme has made its functions
     app.connect("html-page-context", keep_mathjax_to_formulas, priority=900)
+    app.connect("html-page-context", count_answers)
     app.connect("build-finished", remove_strays)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

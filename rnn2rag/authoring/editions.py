@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LARGEST = 400_000  # bytes of an edition
 BUDGET = 60.0  # CPU-seconds of a section with one thread
 ONE_THREAD = {"RNN2RAG_DEVICE": "cpu", "RNN2RAG_THREADS": "1", "OMP_NUM_THREADS": "1"}
+WIDGET = "application/vnd.jupyter.widget-view+json"  # refers to a kernel, which has ended when the edition is read
 GLUE_PREFIX = "application/papermill.record/"
 
 
@@ -245,6 +246,9 @@ def _compose(source: Path, outputs: list[list[Any]], facts: dict[str, Any], libr
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for count, (cell, results) in enumerate(zip(code, outputs, strict=True), start=1):
         cell.outputs, cell.execution_count = results, count
+        if "hide-input" in cell.metadata.get("tags", []):  # folded as on the page: a quiz would tell its answer
+            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["cellView"] = "form"  # Colab's word for it
     page = Page(source, library, _glued(outputs), _run_box(facts))
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -268,12 +272,13 @@ def _load(edition: Path) -> NotebookNode:
 
 
 def _outputs(notebook: NotebookNode) -> list[list[Any]]:
-    """The outputs of each code cell, without what differs from run to run for no reason."""
+    """The outputs of each code cell, without what lives in the kernel, or differs from run to run for no reason."""
     outputs = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
             kept: list[Any] = []
             for output in cell.outputs:
+                output.get("data", {}).pop(WIDGET, None)
                 if output.output_type == "execute_result":
                     output.execution_count = len(outputs) + 1
                 elif output.output_type == "error":  # an intended one: the frames name folders of this run
