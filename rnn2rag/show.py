@@ -147,6 +147,59 @@ def _live_explorer(
     return ipywidgets.VBox([slider, figure])._repr_mimebundle_()
 
 
+# Of the box around the tokens: the pointer, the focus and a tap all end as a click on one of them.
+_ON_CHOICE = (
+    "const chosen = event.target.closest('button'); if (!chosen) return; "
+    "const weights = chosen.dataset.weights.split(' '); "
+    "this.querySelectorAll('button').forEach((token, number) => { "
+    "token.setAttribute('aria-pressed', token === chosen); token.lastChild.textContent = weights[number]; "
+    "token.style.background = `rgb(56 159 149 / ${0.45 * weights[number]})`; }); "
+    "this.nextElementSibling.textContent = chosen.dataset.words"
+)
+
+
+def weights(
+    tokens: Sequence[str],
+    weights: Sequence[Sequence[float]],
+    label: str,
+    start: int = 0,
+    caption: str | None = None,
+) -> None:
+    """Display tokens in a row; each, once it is pointed at, reached by Tab or tapped, shows its weights on all of them.
+
+    The weights stand under the tokens as numbers, and as a shade behind them. It needs no kernel and no script of the
+    page. weights: from 0 to 1, a row for each token with a number for each token. label: what the weights are. start:
+    the number of the token that is chosen first, and on paper. Raises ValueError for weights of another form, and where
+    there is no token number `start`.
+    """
+    from IPython.display import display
+
+    rows = [[f"{float(weight):.2f}" for weight in row] for row in weights]
+    if not tokens or [len(row) for row in rows] != [len(tokens)] * len(tokens):
+        raise ValueError(f"{len(tokens)} tokens need a row of {len(tokens)} weights each")
+    if not all(0 <= float(weight) <= 1 for row in rows for weight in row):
+        raise ValueError("weights lie from 0 to 1: divide them by their sum, or by the largest")
+    if not 0 <= start < len(tokens):
+        raise ValueError(f"there is no token number {start} of {len(tokens)} to start at")
+    names = [token.replace(" ", "␣").replace("\n", "⏎") for token in tokens]
+    words = []
+    for name, row in zip(names, rows, strict=True):
+        largest = sorted(range(len(row)), key=lambda number, row=row: -float(row[number]))[:4]
+        words.append(f"{label} of {name}: " + ", ".join(f"{names[number]} {row[number]}" for number in largest))
+    buttons = "".join(
+        f'<button type="button" aria-pressed="{"true" if number == start else "false"}" onfocus="this.click()" '
+        f'onmouseenter="this.click()" data-weights="{" ".join(row)}" data-words="{escape(said)}" '
+        f'style="background: rgb(56 159 149 / {0.45 * float(rows[start][number]):.3f}); border: 1px solid; '
+        f'border-radius: 0.3rem; color: inherit; font: inherit; margin: 0.15rem; padding: 0.3rem 0.5rem">'
+        f"{escape(name)}<br><small>{rows[start][number]}</small></button>"
+        for number, (name, row, said) in enumerate(zip(names, rows, words, strict=True))
+    )
+    box = f'<div role="group" aria-label="{escape(label)}" onclick="{escape(_ON_CHOICE)}">{buttons}</div>'
+    html = f'<figure class="rnn2rag-figure rnn2rag-weights">{box}<output>{escape(words[start])}</output>'
+    html += f"<figcaption>{escape(caption)}</figcaption></figure>" if caption else "</figure>"
+    display({"text/html": html, "text/plain": "\n".join(words)}, raw=True)
+
+
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str], caption: str | None = None) -> None:
     """Display a table; the first cell of each row is the row's header.
 

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 import nbformat
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser import chromium
 from conftest import ROOT, load, write_section
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -190,6 +192,52 @@ def test_the_explorer_for_authors_leaves_in_an_edition_what_needs_no_kernel(tree
     frames = re.findall(r'data-frame="([^"]*)".*?aria-label="([^"]*)"', "".join(output["data"]["text/html"]))
     assert [name for name, text in frames] == ["w = 0.8", "w = 1", "w = 1.05"]
     assert frames[0][1] == "What is left of an error of 1 after 20 steps: 0.012."
+
+
+SENTENCE = ["The", " cat", "<s>"]
+LOOKS = [[1, 0, 0], [0.25, 0.75, 0], [0.1, 0.62, 0.28]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_weights_of_tokens_are_shown_by_pointer_focus_and_tap(shown, scheme):
+    show.weights(SENTENCE, LOOKS, "Attention", start=2, caption="One head")
+    assert shown[0]["text/plain"].splitlines()[1] == "Attention of ␣cat: ␣cat 0.75, The 0.25, <s> 0.00"
+    colors = {"light": "color: #202428; background: #fff", "dark": "color: #ced6dd; background: #14171a"}[scheme]
+    with chromium() as browser:
+        page = browser.new_context(viewport={"width": 390, "height": 700}, has_touch=True).new_page()
+        head = f"<!doctype html><html lang=en><title>Tokens</title><body style='{colors}'>"
+        page.set_content(f"{head}<main><h1>Tokens</h1>{shown[0]['text/html']}</main>")
+        tokens, said = page.get_by_role("button"), page.get_by_role("status")
+
+        def is_chosen(number):
+            pressed = [token.get_attribute("aria-pressed") for token in tokens.all()]
+            below = [token.locator("small").inner_text() for token in tokens.all()]
+            return pressed.index("true") == number == len(pressed) - 1 - pressed[::-1].index("true") and below == [
+                f"{weight:.2f}" for weight in LOOKS[number]
+            ]
+
+        assert is_chosen(2) and said.inner_text() == "Attention of <s>: ␣cat 0.62, <s> 0.28, The 0.10"
+        page.keyboard.press("Tab")
+        assert is_chosen(0) and said.inner_text().startswith("Attention of The: The 1.00")
+        tokens.nth(1).tap()
+        assert is_chosen(1)
+        tokens.nth(2).hover()
+        assert is_chosen(2)
+        assert not Axe().run(page).response["violations"]
+
+
+def test_weights_of_another_form_are_refused(shown):
+    for wrong, said in (
+        (LOOKS[:2], "3 tokens need a row of 3"),
+        ([[1, 0], *LOOKS[1:]], "3 tokens need a row of 3"),
+        ([[1.2, 0, 0], *LOOKS[1:]], "from 0 to 1"),
+        ([[float("nan"), 0, 0], *LOOKS[1:]], "from 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            show.weights(SENTENCE, wrong, "Attention")
+    with pytest.raises(ValueError, match="no token number 3"):
+        show.weights(SENTENCE, LOOKS, "Attention", start=3)
+    assert not shown
 
 
 def test_a_table_has_headers_for_rows_and_columns(shown):
