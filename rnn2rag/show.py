@@ -25,6 +25,7 @@ T = TypeVar("T")
 # color-blind readers see the same hue.
 PALETTE = {"teal": "#389f95", "rust": "#9c5528", "blue": "#236fa3", "purple": "#a862ee", "ochre": "#cb7f0c"}
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # refers to a kernel: an edition, whose kernel has ended, has none
 _GLUE_PREFIX = "application/papermill.record/"  # hides the value itself; the mark is read by myst_nb and papermill
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -144,7 +145,8 @@ def _live_explorer(
     )
     figure = ipywidgets.HTML(drawn(slider.value))
     slider.observe(lambda change: figure.set_trait("value", drawn(change.new)), "value")
-    return ipywidgets.VBox([slider, figure])._repr_mimebundle_()
+    box = ipywidgets.VBox([slider, figure])
+    return {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": box.model_id}}  # alike in ipywidgets 7 and 8
 
 
 # Of the box around the tokens: the pointer, the focus and a tap all end as a click on one of them.

@@ -185,7 +185,7 @@ def test_the_explorer_for_authors_leaves_in_an_edition_what_needs_no_kernel(tree
     source = write_section(tree, "explorer", "# An explorer", f"%%\nfrom rnn2rag import show\n\n{example}")
     run = execute.run(execute.Task(editions.read(source)))
     [output] = run.notebook.cells[-1].outputs
-    assert not run.error and not run.noise and set(output.data) == {editions.WIDGET, "text/html", "text/plain"}
+    assert not run.error and not run.noise and set(output.data) == {show.WIDGET, "text/html", "text/plain"}
     editions.write(source, run, Library.of(tree))
     [output] = load(editions.edition_path(source))["cells"][-1]["outputs"]
     assert set(output["data"]) == {"text/html", "text/plain"}

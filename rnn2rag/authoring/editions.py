@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnn2rag import show
 from rnn2rag.authoring.markdown import Library, Page, is_text_notebook
 from rnn2rag.errors import UserError
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 LARGEST = 400_000  # bytes of an edition
 BUDGET = 60.0  # CPU-seconds of a section with one thread
 ONE_THREAD = {"RNN2RAG_DEVICE": "cpu", "RNN2RAG_THREADS": "1", "OMP_NUM_THREADS": "1"}
-WIDGET = "application/vnd.jupyter.widget-view+json"  # refers to a kernel, which has ended when the edition is read
 GLUE_PREFIX = "application/papermill.record/"
 
 
@@ -278,7 +278,7 @@ def _outputs(notebook: NotebookNode) -> list[list[Any]]:
         if cell.cell_type == "code":
             kept: list[Any] = []
             for output in cell.outputs:
-                output.get("data", {}).pop(WIDGET, None)
+                output.get("data", {}).pop(show.WIDGET, None)
                 if output.output_type == "execute_result":
                     output.execution_count = len(outputs) + 1
                 elif output.output_type == "error":  # an intended one: the frames name folders of this run
