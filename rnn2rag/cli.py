@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--json", action="store_true", help="print the proofs as JSON")
     prove.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
     command("book", _book, "build the book from the sources and the editions' outputs")
+    command("pdf", _pdf, "print the whole book to one PDF, with an installed Chromium")
+    command("zip", _zip, "pack all notebooks with what runs them, to hand out")
     return parser
 
 
@@ -242,6 +244,21 @@ def _book(options: argparse.Namespace) -> int:
     from rnn2rag.authoring import book
 
     print(f"open {book.build(course.root())}")
+    return 0
+
+
+def _pdf(options: argparse.Namespace) -> int:
+    from rnn2rag import doctor
+    from rnn2rag.authoring import book
+
+    print(f"open {book.print_pdf(course.root(), doctor.browser_program(), doctor.BROWSER_OPTIONS)}")
+    return 0
+
+
+def _zip(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import handouts
+
+    print(f"hand out {handouts.pack(course.root())}")
     return 0
 
 
