@@ -74,7 +74,7 @@ _PAPER = {
     "print_background": True,
     "display_header_footer": True,
     "header_template": "<span></span>",
-    "footer_template": '<p style="font-size: 8pt; text-align: center; width: 100%"><span class="pageNumber"></span></p>',
+    "footer_template": '<p class="pageNumber" style="font-size: 8pt; text-align: center; width: 100%"></p>',
 }
 
 
@@ -84,29 +84,34 @@ def print_pdf(root: Path, browser: str | None, options: Sequence[str]) -> Path:
     browser: the program, of the Chromium family; None takes the one that playwright has installed. options: its command
     line's. Raises UserError as `build` does, and where no browser starts.
     """
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        raise UserError("playwright is not installed: run `pip install -r requirements.txt`") from None
+    with sync_playwright() as playwright:
+        try:
+            program = playwright.chromium.launch(executable_path=browser, args=list(options))
+        except Error:
+            remedy = "apt-get install chromium, or playwright install chromium"
+            raise UserError(f"the PDF needs Chromium, Chrome or Edge, and none starts here: {remedy}") from None
+        source = _build_one_page(root)
+        page = program.new_page()
+        page.goto(source.as_uri())
+        page.evaluate("async () => { await window.MathJax?.startup?.promise; }")
+        page.evaluate(_ONE_PAGE)
+        page.pdf(path=root / "_build" / "book.pdf", **_PAPER)
+        program.close()
+    return root / "_build" / "book.pdf"
+
+
+def _build_one_page(root: Path) -> Path:
     output = build(root).parents[1]
     from filelock import FileLock
     from sphinx_external_toc.parsing import parse_toc_yaml
 
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        raise UserError("playwright is not installed: run `pip install playwright`") from None
     with FileLock(output / "book.lock"):
         _run_jupyter_book(root, output, "--builder", "custom", "--custom-builder", "singlehtml")
-        with sync_playwright() as playwright:
-            try:
-                program = playwright.chromium.launch(executable_path=browser, args=list(options))
-            except Error:
-                remedy = "apt-get install chromium, or playwright install chromium"
-                raise UserError(f"the PDF needs Chromium, Chrome or Edge, and none starts here: {remedy}") from None
-            page = program.new_page()
-            page.goto((output / "singlehtml" / f"{parse_toc_yaml(root / '_toc.yml').root.docname}.html").as_uri())
-            page.evaluate("async () => { await window.MathJax?.startup?.promise; }")
-            page.evaluate(_ONE_PAGE)
-            page.pdf(path=output / "book.pdf", **_PAPER)
-            program.close()
-    return output / "book.pdf"
+    return output / "singlehtml" / f"{parse_toc_yaml(root / '_toc.yml').root.docname}.html"
 
 
 def _run_jupyter_book(root: Path, output: Path, *options: str) -> None:
