@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RNN2RAG := $(BIN)/rnn2rag
 
-.PHONY: book lab notebooks exercises grade test
+.PHONY: book lab notebooks exercises grade test zip pdf tour
 .DEFAULT_GOAL := book
 
 book: .venv/ready
@@ -25,6 +25,16 @@ grade: .venv/ready
 
 test: .venv/ready .venv/carriers
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/run.py
+
+zip: .venv/ready
+	$(RNN2RAG) zip
+
+pdf: .venv/ready
+	$(RNN2RAG) pdf
+
+# every page as a picture, in light, in dark and on a phone
+tour: .venv/ready
+	$(BIN)/python benchmarks/tour.py
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rnn2rag needs Python 3.11 or newer; this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'

@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--jobs", type=_jobs, default=machine.available_cores(), metavar="N", help="how many at a time")
     command("book", _book, "build the book from the sources and the editions' outputs")
     command("lab", _lab, "open the course in JupyterLab")
+    command("pdf", _pdf, "print the whole book to one PDF, with an installed Chromium")
+    command("zip", _zip, "pack all notebooks with what runs them, to hand out")
     return parser
 
 
@@ -250,6 +252,21 @@ def _lab(options: argparse.Namespace) -> int:
     from rnn2rag.authoring import lab
 
     lab.start(course.root())
+
+
+def _pdf(options: argparse.Namespace) -> int:
+    from rnn2rag import doctor
+    from rnn2rag.authoring import book
+
+    print(f"open {book.print_pdf(course.root(), doctor.browser_program(), doctor.BROWSER_OPTIONS)}")
+    return 0
+
+
+def _zip(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import handouts
+
+    print(f"hand out {handouts.pack(course.root())}")
+    return 0
 
 
 def _chosen(sources: list[Path], paths: list[Path]) -> list[Path]:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,78 @@ def build(root: Path) -> Path:
     return output / "html" / "index.html"
 
 
-def _run_jupyter_book(root: Path, output: Path) -> None:
+# Of several pages that are one now, each keeps its ids to itself; a link to a file of this machine is none on paper.
+_ONE_PAGE = """() => {
+    const taken = new Set(), links = [];
+    let own = new Map();
+    for (const element of document.querySelectorAll("article *")) {
+        if (element.id.startsWith("document-")) own = new Map();
+        else if (taken.has(element.id)) {
+            const name = `${element.id}-${taken.size}`;
+            own.set(`#${element.id}`, `#${name}`);
+            element.id = name;
+        } else if (element.id) own.set(`#${element.id}`, `#${element.id}`);
+        if (element.id) taken.add(element.id);
+        const link = element.getAttribute("href");
+        if (link?.startsWith("#")) links.push([element, own]);
+        else if (link && !link.startsWith("http")) element.removeAttribute("href");
+    }
+    for (const [link, own] of links) {
+        const name = link.getAttribute("href");
+        link.setAttribute("href", own.get(name) ?? name);
+    }
+}"""
+_PAPER = {
+    "format": "A4",
+    "margin": {"top": "18mm", "bottom": "18mm", "left": "20mm", "right": "20mm"},
+    "outline": True,
+    "tagged": True,
+    "print_background": True,
+    "display_header_footer": True,
+    "header_template": "<span></span>",
+    "footer_template": '<p class="pageNumber" style="font-size: 8pt; text-align: center; width: 100%"></p>',
+}
+
+
+def print_pdf(root: Path, browser: str | None, options: Sequence[str]) -> Path:
+    """Build the book, print all of it to one PDF with an outline, and return the PDF's path.
+
+    browser: the program, of the Chromium family; None takes the one that playwright has installed. options: its command
+    line's. Raises UserError as `build` does, and where no browser starts.
+    """
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        raise UserError("playwright is not installed: run `pip install -r requirements.txt`") from None
+    with sync_playwright() as playwright:
+        try:
+            program = playwright.chromium.launch(executable_path=browser, args=list(options))
+        except Error:
+            remedy = "apt-get install chromium, or playwright install chromium"
+            raise UserError(f"the PDF needs Chromium, Chrome or Edge, and none starts here: {remedy}") from None
+        source = _build_one_page(root)
+        page = program.new_page()
+        page.goto(source.as_uri())
+        page.evaluate("async () => { await window.MathJax?.startup?.promise; }")
+        page.evaluate(_ONE_PAGE)
+        page.pdf(path=root / "_build" / "book.pdf", **_PAPER)
+        program.close()
+    return root / "_build" / "book.pdf"
+
+
+def _build_one_page(root: Path) -> Path:
+    output = build(root).parents[1]
+    from filelock import FileLock
+    from sphinx_external_toc.parsing import parse_toc_yaml
+
+    with FileLock(output / "book.lock"):
+        _run_jupyter_book(root, output, "--builder", "custom", "--custom-builder", "singlehtml")
+    return output / "singlehtml" / f"{parse_toc_yaml(root / '_toc.yml').root.docname}.html"
+
+
+def _run_jupyter_book(root: Path, output: Path, *options: str) -> None:
     entry = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", entry, "build", ".", "-W", "--keep-going"]
+    command = [sys.executable, "-c", entry, "build", ".", "-W", "--keep-going", *options]
     run = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf8")
     log = _COLOR.sub("", run.stdout)
     (output / "book.log").write_text(log, encoding="utf8")
