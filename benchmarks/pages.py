@@ -5,10 +5,10 @@ and MathJax. Both builds come from one server on this machine that compresses. W
 is served from here too where an installed package holds it (MathJax); the rest is refused, so it counts nothing: it is
 named in the output.
 
-A first view is a new browser's; a next view is that of a reader who comes from the first section. Weights are bytes over
-the wire, headers included. Times are first views on "slow 4G" (as in Chromium's developer tools: 1.44 Mbit/s down, 562 ms
-a request) and a processor slowed down four times: `text` until something of the page is painted, `read` until the
-formulas stand as well.
+A first view is a new browser's; a next view is that of a reader who comes from the first section. Weights are bytes
+over the wire, headers included. Times are first views on "slow 4G" (as in Chromium's developer tools: 1.44 Mbit/s
+down, 562 ms a request) and a processor slowed down four times: `text` until something of the page is painted, `read`
+until the formulas stand as well.
 
 The last line is `ratio: first F, next N, text T, read R`: the default's median over ours.
 """
