@@ -50,8 +50,10 @@ sphinx: {config: {bibtex_reference_style: author_year}}
 STANDS = """async () => {
     await window.MathJax?.startup?.promise;
     const formulas = document.querySelector("mjx-container") ? performance.now() : 0;
-    const [paint] = performance.getEntriesByName("first-contentful-paint");
-    return [paint.startTime, Math.max(paint.startTime, formulas)];
+    const paint = await new Promise((done) => new PerformanceObserver((list) => {
+        for (const entry of list.getEntriesByName("first-contentful-paint")) done(entry.startTime);
+    }).observe({ type: "paint", buffered: true }));
+    return [paint, Math.max(paint, formulas)];
 }"""
 
 
