@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import chromium
 from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).parents[1]
@@ -128,3 +129,10 @@ def one_line(status, stdout, stderr):
     lines = stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("rnn2rag: ") and "Traceback" not in lines[0], stderr
     return lines[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium."""
+    with chromium() as browser:
+        yield browser

@@ -13,7 +13,6 @@ import time
 
 import nbformat
 import pytest
-from browser import chromium
 from conftest import COURSE, ROOT, SET, copy_set, graded_cell, load, make_tree, notebook, write_section
 from playwright.sync_api import TimeoutError, expect
 
@@ -101,12 +100,6 @@ def opened_by(process, runtime):
         time.sleep(0.2)
     process.kill()
     raise AssertionError(process.communicate()[0].decode())
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

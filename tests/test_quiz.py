@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from browser import chromium, serve
+from browser import serve
 from conftest import ROOT, load
 
 from rnn2rag import quiz
@@ -82,12 +82,6 @@ def test_every_section_asks(source):
     assert asking
     for cell in asking:  # its source says which choice is right
         assert cell["metadata"]["jupyter"] == {"source_hidden": True} and cell["metadata"]["cellView"] == "form"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
