@@ -22,7 +22,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rnn2rag import machine
 from rnn2rag.errors import UserError
 
 _CATALOG = Path(__file__).with_name("catalog.toml")
@@ -79,23 +81,54 @@ class Entry:
         return sum(file.bytes for file in self.files)
 
 
+@dataclass(frozen=True)
+class Role:
+    """A name that stands for one data set at the embedded scale and for another, from the hub, at the full scale.
+
+    embedded: the entry that it stands for; hub, revision, path: the repository, its version, the Parquet file in it;
+    sha256, bytes: of that file; texts, characters: how many texts it has, and characters in all, about.
+    """
+
+    name: str
+    embedded: str
+    hub: str
+    revision: str
+    path: str
+    sha256: str
+    bytes: int
+    texts: int
+    characters: int
+    title: str
+    license: str
+    citation: str
+    url: str
+
+
 def names(kind: str | None = None) -> list[str]:
     """Return the names in the catalog, in its order; only models or only data when `kind` is "model" or "data"."""
     return [entry.name for entry in _entries().values() if kind in (None, entry.kind)]
 
 
+def roles() -> dict[str, Role]:
+    """Return the names that stand for other data at either scale."""
+    return {name: Role(name=name, **fields) for name, fields in _content().get("roles", {}).items()}
+
+
 def entry(name: str, kind: str | None = None) -> Entry:
     """Return the catalog's entry of that name, of that kind ("model" or "data") when one is given.
 
-    Raises UserError for an unknown name (it tells the nearest one, and all that are known) and for the other kind.
+    The name of a role gives the entry that it stands for at the embedded scale. Raises UserError for an unknown name
+    (it tells the nearest one, and all that are known) and for the other kind.
     """
     import difflib
 
-    found = _entries().get(name)
+    role = roles().get(name)
+    found = _entries().get(role.embedded if role else name)
     if found is None:
-        near = difflib.get_close_matches(name, names(kind), n=1)
+        known = names(kind) + (list(roles()) if kind != "model" else [])
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"the catalog has no {name!r}{hint}: choose one of {', '.join(names(kind))}")
+        raise UserError(f"the catalog has no {name!r}{hint}: choose one of {', '.join(known)}")
     if kind not in (None, found.kind):
         what, room = ("a model", "models") if found.kind == "model" else ("a data set", "data")
         raise UserError(f"{name!r} is {what}: load it with rnn2rag.{room}.load({name!r})")
@@ -122,10 +155,27 @@ def folder(name: str) -> Path:
     Raises UserError when the name is unknown, or when a file is missing or has another size than the catalog says.
     """
     found = entry(name)
-    place = cache_dir() / name
+    place = cache_dir() / found.name
     if not all(_size(place / file.name) == file.bytes for file in found.files):
-        raise UserError(f"{name!r} is not in the cache ({cache_dir()}): run `rnn2rag fetch {name}`")
+        raise UserError(f"{found.name!r} is not in the cache ({cache_dir()}): run `rnn2rag fetch {found.name}`")
     return place
+
+
+def checkpoint(name: str) -> Path:
+    """Return the folder of a model that was trained once for a section, by assets/checkpoints/NAME/train.py.
+
+    At the embedded scale that is what the course brings; at the full scale what the script has left in the cache.
+    Raises UserError where it has not run at that scale.
+    """
+    if machine.scale() == "embedded":
+        return machine.asset(f"checkpoints/{name}")
+    trained = cache_dir() / f"{name}-full"
+    if not (trained / "weights.safetensors").exists():
+        raise UserError(
+            f"{name} has not been trained at the full scale: run assets/checkpoints/{name}/train.py with "
+            "RNN2RAG_SCALE=full first"
+        )
+    return trained
 
 
 def fetch(names: str | Iterable[str] | None = None, progress: bool = True) -> None:
@@ -207,18 +257,23 @@ def publish(made: Path, place: Path) -> None:
 
 
 @functools.cache
-def _entries() -> dict[str, Entry]:
+def _content() -> dict[str, Any]:
     import tomllib
 
-    content = tomllib.loads(_CATALOG.read_text(encoding="utf8"))
+    return tomllib.loads(_CATALOG.read_text(encoding="utf8"))
+
+
+@functools.cache
+def _entries() -> dict[str, Entry]:
+    content = _content()
     carriers = {package: Carrier(package=package, **fields) for package, fields in content["carriers"].items()}
     return {
         name: Entry(
             name=name,
             kind=kind,
-            carrier=carriers[fields.pop("carrier")],
-            files=tuple(File(**file) for file in fields.pop("files")),
-            **fields,
+            carrier=carriers[fields["carrier"]],
+            files=tuple(File(**file) for file in fields["files"]),
+            **{key: value for key, value in fields.items() if key not in ("carrier", "files")},
         )
         for table, kind in (("models", "model"), ("data", "data"))
         for name, fields in content[table].items()

@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rnn2rag import __version__, course, machine
 from rnn2rag.errors import UserError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     claims = command("claims", _claims, "run the seed sweeps behind the claims of the sections")
     claims.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="sources or folders (default: all)")
     claims.add_argument("--check", action="store_true", help="check every recipe's hash and run one seed of each again")
+    planned = command("plan", _plan, "count the memory that a section takes, before it runs")
+    planned.add_argument("path", nargs="?", type=Path, metavar="PATH", help="a section (default: check and store all)")
+    planned.add_argument("--scale", choices=machine.SCALES, default="full", help="default: full")
+    planned.add_argument("--memory", metavar="SIZE", help="of the device, as in 16GB (default: of this machine's)")
     exercises = command("exercises", _exercises, "make the notebooks that students open from solutions/")
     exercises.add_argument("--check", action="store_true", help="write nothing; fail where something does not match")
     prove = command("prove", _prove, "prove problem sets with planted right and wrong answers")
@@ -205,6 +212,32 @@ def _claims(options: argparse.Namespace) -> int:
         return 0
     built.write(tree)
     return 0 if all([claims.sweep(tree, source) for source in chosen]) else 1
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from rnn2rag import plan
+
+    if options.path is None:
+        from rnn2rag.authoring import editions, plans
+
+        tree = course.root()
+        return 1 if plans.update(tree, editions.sources(tree)) else 0
+    memory = plan.parse(options.memory) if options.memory else machine.device_memory()
+    plan.report(plan.recipe(_section(options.path)), options.scale, memory)
+    return 0
+
+
+def _section(path: Path) -> NotebookNode:
+    """Read a section from its source or its edition."""
+    from rnn2rag import execute
+
+    if path.suffix not in (".md", ".ipynb") or not path.exists():
+        raise UserError(f"{path}: is no section; name its .md or .ipynb")
+    if path.suffix == ".ipynb":
+        return execute.read(path)
+    from rnn2rag.authoring import editions
+
+    return editions.read(path)
 
 
 def _exercises(options: argparse.Namespace) -> int:

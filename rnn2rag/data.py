@@ -1,6 +1,7 @@
 """Data sets by name: `load("reuters-r8")` gives a `datasets.DatasetDict`, offline, from the plain files in the cache.
 
-They are small, so each is read anew into memory: nothing is written, and no other cache comes into play.
+They are small, so each is read anew into memory: nothing is written, and no other cache comes into play. At the full
+scale a role, such as "tales", names a larger data set: that one comes from the hub, and the hub's own cache keeps it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rnn2rag import catalog
+from rnn2rag import catalog, machine
+from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict, Features
+    from datasets import Dataset, DatasetDict, Features
 
     Columns = dict[str, list]
 
@@ -37,19 +39,24 @@ def load(name: str) -> DatasetDict:
       as "510A"), atu_type.
     - "air-passengers": date (the first of the month), passengers (in thousands).
     - "co2": date (the Saturday that ends the week), co2 (ppm; None where the week has no measurement).
+    - "tales": "grimm", and at the full scale TinyStories from the hub: text.
 
     Each split's `info` has the title, license, citation and source that the catalog states.
-    Raises UserError for an unknown name, and for files that are not in the cache.
+    The scale is that of `rnn2rag.runtime()`. Raises UserError for an unknown name, for files that are not in the cache,
+    and when the hub does not answer.
     """
     from datasets import Dataset, DatasetDict, DatasetInfo, disable_progress_bars
 
     disable_progress_bars()  # `map` and `filter` draw them on stderr, which is an error in a section
+    role = catalog.roles().get(name)
+    if role and machine.scale() == "full":
+        return DatasetDict({"train": _from_hub(role)})
     found = catalog.entry(name, kind="data")
     place = catalog.folder(name)
-    if name == "grimm":
+    if found.name == "grimm":
         features, splits = _tales(place)
-    elif name in _SERIES:
-        features, splits = _series(place / found.files[0].name, *_SERIES[name])
+    elif found.name in _SERIES:
+        features, splits = _series(place / found.files[0].name, *_SERIES[found.name])
     else:
         features, splits = _topics(place)
     info = DatasetInfo(
@@ -58,6 +65,24 @@ def load(name: str) -> DatasetDict:
     return DatasetDict(
         {split: Dataset.from_dict(columns, features=features, info=info) for split, columns in splits.items()}
     )
+
+
+def _from_hub(role: catalog.Role) -> Dataset:
+    """Read the Parquet file that a role names in the hub, from the hub's cache where it is there already."""
+    from datasets import Dataset, DatasetInfo
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(role.hub, role.path, repo_type="dataset", revision=role.revision)
+    except OSError as error:
+        raise UserError(
+            f"the hub did not give {role.hub}: check the network, or use the embedded scale (RNN2RAG_SCALE=embedded)"
+        ) from error
+    table = Dataset.from_parquet(file, keep_in_memory=True)
+    table.info.update(
+        DatasetInfo(description=role.title, citation=role.citation, homepage=role.url, license=role.license)
+    )
+    return table
 
 
 def _topics(place: Path) -> tuple[Features, dict[str, Columns]]:

@@ -5,12 +5,15 @@ Every device decision of the course is made here, once. Nothing else in the tree
 
 from __future__ import annotations
 
+import ast
 import operator
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from rnn2rag.errors import UserError
 
@@ -24,7 +27,9 @@ _MOST_THREADS = 1024
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _DEVICE_TREE = Path("/proc/device-tree")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _PROCESS_STATUS = Path("/proc/self/status")
+_scale: str | None = None  # what `runtime` chose
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,46 @@ class Runtime:
         precision = str(self.dtype).removeprefix("torch.")
         return f"{self.machine} · {self.device} · {precision} · {threads} · {self.scale} scale · seed {self.seed}"
 
+    def sizes(self, **choices: tuple[Any, Any]) -> SimpleNamespace:
+        """Return the sizes of this run: of each pair the first at the embedded scale, the second at the full scale.
+
+        The environment may overrule some: ``RNN2RAG_SIZES="batch_size=16, seq_len=128"``. Raises UserError where it is
+        not of this form, or names a size that is not among the choices.
+        """
+        chosen = {name: pair[self.scale == "full"] for name, pair in choices.items()}
+        wanted = os.environ.get("RNN2RAG_SIZES", "")
+        for part in filter(str.strip, wanted.split(",")):
+            name, _, value = (word.strip() for word in part.partition("="))
+            if name not in chosen:
+                known = ", ".join(chosen)
+                raise UserError(f"unknown size {name!r} (from RNN2RAG_SIZES): this notebook has {known}")
+            try:
+                chosen[name] = type(chosen[name])(value)
+            except ValueError:
+                kind = {int: "a whole number", float: "a number"}.get(type(chosen[name]), "a word")
+                raise UserError(f"{name} must be {kind}, not {value!r} (from RNN2RAG_SIZES)") from None
+        return SimpleNamespace(**chosen)
+
+    def seconds(self, function: Callable[[], object], repeats: int = 5) -> float:
+        """Return the wall seconds of a call, the median of some, after one that warms up.
+
+        A GPU works on while Python goes on: the clock is read when the device has finished.
+        """
+        import statistics
+        import time
+
+        import torch
+
+        wait = torch.get_device_module(self.device).synchronize
+        taken = []
+        for _ in range(1 + repeats):
+            wait()
+            start = time.perf_counter()
+            function()
+            wait()
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken[1:])
+
     def generator(self, seed: int | None = None) -> torch.Generator:
         """Return a CPU generator seeded with `seed`, or with the runtime's own seed."""
         import torch
@@ -68,6 +113,9 @@ def runtime(
     ``RNN2RAG_THREADS``), the environment wins over what is found: CUDA, then MPS, then the CPU; bfloat16 where the
     hardware computes in it, else float32; the embedded scale; seed 0; every core this process may use.
 
+    At the full scale an `assert` of a notebook's cell that fails prints a line and the cell goes on: what sections
+    assert about their results was measured at the embedded scale.
+
     Raises UserError for an unknown name, a number out of range, or a device that is not there. Told "cpu" it never
     touches CUDA.
     """
@@ -85,9 +133,17 @@ def runtime(
     dtype = getattr(torch, precision) if precision else _best_precision(found)
     torch.set_num_threads(threads)
     seed_everything(seed, found)
+    global _scale
+    _scale = scale
+    _soften_assertions(scale == "full")
     result = Runtime(found, dtype, scale, seed, threads, hardware(found))
     print(f"rnn2rag {_version()} · {result}")
     return result
+
+
+def scale() -> str:
+    """Return this process's scale: what `runtime` chose last, else what the environment says."""
+    return _scale or _choice("scale", None, SCALES) or "embedded"
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
@@ -163,6 +219,21 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_memory() -> int:
+    """Return the bytes that the device of `runtime` may use in all.
+
+    A GPU of its own has its own memory. A Jetson's GPU, Apple's and the CPU use the machine's, or as much of it as a
+    container is allowed.
+    """
+    import torch
+
+    if (os.environ.get("RNN2RAG_DEVICE") or _best_device()) == "cuda" and not jetson():
+        return torch.cuda.mem_get_info()[1]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _MEMORY_LIMIT.read_text(encoding="ascii").strip() if _MEMORY_LIMIT.exists() else "max"
+    return memory if limit == "max" else min(memory, int(limit))
+
+
 def asset(path: str) -> Path:
     """Return the path of a file under assets/: in the installed package, else in the tree that holds the package.
 
@@ -173,6 +244,29 @@ def asset(path: str) -> Path:
         if (folder / path).exists():
             return folder / path
     raise FileNotFoundError(f"assets/{path}")
+
+
+class _Report(ast.NodeTransformer):
+    """Makes of `assert condition` a line of output where the condition does not hold."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.If:
+        """Return the statement that reports."""
+        text = f"Not as at the embedded scale: {ast.unparse(node.test)}"
+        report = ast.parse(f"print({text!r})").body
+        return ast.copy_location(ast.fix_missing_locations(ast.If(ast.UnaryOp(ast.Not(), node.test), report, [])), node)
+
+
+def _soften_assertions(soft: bool) -> None:
+    """Let the cells of a notebook report a failed assertion and go on, or fail as they do by default.
+
+    What a section asserts about its own results was measured at the embedded scale. (What holds at any scale, such as
+    being equal to PyTorch, it asserts by torch.testing, which raises as always.)
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell:
+        shell.ast_transformers[:] = [one for one in shell.ast_transformers if not isinstance(one, _Report)]
+        if soft:
+            shell.ast_transformers.append(_Report())
 
 
 def _version() -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnn2rag import catalog
+from rnn2rag import catalog, machine
 from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def load(
 
     name: "smollm2", a causal language model, or "minilm", a sentence encoder (its last hidden states; the pooler, which
     was not trained for sentences, is left out). runtime: where and how, as `rnn2rag.runtime()` returns it; without one
-    on the CPU in float32, at the scale that ``RNN2RAG_SCALE`` says. dtype: another precision than the runtime's.
+    on the CPU in float32, at the scale of `rnn2rag.machine.scale()`. dtype: another precision than the runtime's.
 
     The embedded scale reads the cache: SmolLM2's 4-bit file is converted there once, then it loads in about a second.
     The full scale loads the same model from the hub.
@@ -54,7 +53,7 @@ def load(
 
     found = catalog.entry(name, kind="model")
     dtype = dtype or (runtime.dtype if runtime else torch.float32)
-    scale = runtime.scale if runtime else os.environ.get("RNN2RAG_SCALE")
+    scale = runtime.scale if runtime else machine.scale()
     if scale == "full":
         try:
             model, tokenizer = _read(name, found.hub, dtype)

@@ -11,6 +11,8 @@ import pytest
 from browser import chromium
 from nbformat.v4 import new_code_cell, new_notebook
 
+from rnn2rag import machine
+
 ROOT = Path(__file__).parents[1]
 SET = "01-recurrent-networks"
 COURSE = ROOT / "tests" / "grading" / "course"  # a set of two problems, which stays as it is while the real one grows
@@ -36,6 +38,7 @@ def environment():
     before = dict(os.environ)
     os.environ.pop("RNN2RAG_RELEASE_KEY", None)
     os.environ.update({"OMP_NUM_THREADS": "1", "RNN2RAG_THREADS": "1"})
+    machine._scale = None
     yield
     os.environ.clear()
     os.environ.update(before)

@@ -18,11 +18,9 @@ def script(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = "once upon a time there was" * 100
-    monkeypatch.setattr(module, "EPOCHS", 2)
-    monkeypatch.setattr(module, "BATCH_SIZE", 8)
+    monkeypatch.setenv("RNN2RAG_SIZES", "epochs=2, batch_size=8")
     monkeypatch.setattr(module, "FOLDER", tmp_path)
-    monkeypatch.setattr(module, "STATE", tmp_path / "interrupted.pt")
-    monkeypatch.setattr(module, "split_tales", lambda seed: (text, text[:520]))
+    monkeypatch.setattr(module, "split_tales", lambda seed, held_out: (text, text[:520]))
     return module
 
 

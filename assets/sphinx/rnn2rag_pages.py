@@ -2,6 +2,8 @@
 
 - A page whose text notebook has an edition beside it (NAME.md, NAME.ipynb) is made again when the edition changes.
 - ``run-box``: what the last run of the section took, and the edition to download.
+- ``scale-table``: what the section's sizes are at both scales, and the memory and the time that were computed for them.
+- ``machines-table``: memory and time of every section at both scales.
 - ``notebook-status``: what the last run of every section took, a table a chapter.
 - ``claims-table``: the claims of every section, with what their seed sweeps gave.
 - ``problem-set``: the problems of a chapter's set, from the notebook that students open.
@@ -29,7 +31,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from rnn2rag.authoring.claims import SEEDS
+from rnn2rag import plan
+from rnn2rag.authoring.claims import SEEDS, recipe_hash
 from rnn2rag.authoring.editions import BUDGET
 from rnn2rag.authoring.exercises import SECTION
 from rnn2rag.checks import Claim
@@ -74,6 +77,55 @@ class RunBox(SphinxDirective):
             *_colab(self.env, edition),
         ]
         return [nodes.container("", nodes.definition_list("", *items), *links, classes=["run-box"])]
+
+
+class ScaleTable(SphinxDirective):
+    """``scale-table``: the sizes of the section at both scales, and what was planned for them."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table from the stored plans. A section without a plan of today's recipe is an error."""
+        found = _planned(self, self.env.docname)
+        rows = [
+            (nodes.literal(text=what) if what in found["full"]["sizes"] else what, *at)
+            for what, *at in plan.rows(found)
+        ]
+        return [_table(("", "here", "at full scale"), rows), nodes.paragraph(text=plan.COMPUTED)]
+
+
+class MachinesTable(SphinxDirective):
+    """``machines-table``: for each section memory and time at both scales, with the origin of each figure."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make a row for each section that trains something, in the order of the table of contents."""
+        rows = []
+        for pages in _chapters(self.env).values():
+            for page in pages:
+                if f"{page}.md" not in plan.stored(Path(self.env.srcdir)):
+                    continue
+                self.env.note_dependency(str(_edition(self.env, page)))
+                facts, found = _facts(self, page), _planned(self, page)
+                large = found["full"]
+                rows.append(
+                    (
+                        _link(page),
+                        f"{facts['cpu_seconds']:.0f} CPU-s",
+                        _memory(facts),
+                        plan.size(sum(found["embedded"]["uses"].values())),
+                        plan.size(found["measured"]),
+                        plan.size(sum(large["uses"].values())),
+                        f"about {plan.duration(large['seconds'])}",
+                    )
+                )
+        head = (
+            "section",
+            "time",
+            "memory",
+            "its tensors",
+            "measured",
+            "tensors at full scale",
+            f"training on a {plan.GPU}",
+        )
+        return [_table(head, rows)]
 
 
 class NotebookStatus(SphinxDirective):
@@ -305,6 +357,16 @@ def _download(env: BuildEnvironment, path: Path, text: str) -> addnodes.download
     return addnodes.download_reference("", "", nodes.inline(text=text), reftarget=target, refdoc=env.docname)
 
 
+def _planned(directive: SphinxDirective, page: str) -> dict[str, Any]:
+    """The stored plan of a section. Raises the directive's error where it is missing or of another recipe."""
+    root = Path(directive.env.srcdir)
+    directive.env.note_dependency(str(root / plan.STORED))
+    found = plan.stored(root).get(f"{page}.md")
+    if not found or found["recipe"] != recipe_hash(root / f"{page}.md"):
+        raise directive.error(f"{page}.md has no plan of its present recipe: run `rnn2rag plan`")
+    return found
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[Cell]], *classes: str) -> nodes.table:
     """A table whose first column names the rows."""
     head = list(head)
@@ -406,6 +468,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the hooks."""
     app.add_config_value("public_address", "", "env", str)
     app.add_directive("run-box", RunBox)
+    app.add_directive("scale-table", ScaleTable)
+    app.add_directive("machines-table", MachinesTable)
     app.add_directive("notebook-status", NotebookStatus)
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("problem-set", ProblemSet)

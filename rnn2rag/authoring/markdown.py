@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rnn2rag import plan
 from rnn2rag.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ _HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*$", re.M)
 class Library:
     """What a page may refer to: every target with its page and title, and every entry of the bibliography.
 
-    root: the course's tree. targets: {label: (page, title)}. entries: {key: entry of references.bib}.
+    root: the course's tree. targets: {label: (page, title)}. entries: {key: entry of references.bib}. plans: what each
+    section takes at both scales, as stored.
     """
 
     root: Path
     targets: dict[str, tuple[Path, str]] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path) -> Library:
@@ -58,6 +61,7 @@ class Library:
                 if target and heading:
                     library.targets[target["label"]] = (page, heading["title"])
         library.entries = dict(parse_file(str(root / "assets" / "references.bib")).entries)
+        library.plans = plan.stored(root)
         return library
 
 
@@ -125,6 +129,8 @@ class Page:
             yield from (f"<details><summary>{title}</summary>", "", *self._lines(body), "", "</details>")
         elif name == "run-box":
             yield f"> {self.run_box}"
+        elif name == "scale-table":
+            yield from self._scale_table()
         elif name == "figure":
             yield f"![{options.get('alt', '')}]({self._path_to(self._file(title))})"
             yield from ("", *self._lines(body))
@@ -134,6 +140,15 @@ class Page:
             yield from (f"- {_reference(self.library.entries[key])}" for key in sorted(set(self.cited)))
         else:
             raise UserError(f"{self.path}: the directive {{{name}}} is not one that the book uses")
+
+    def _scale_table(self) -> Iterator[str]:
+        """The section's sizes at both scales, from its stored plan."""
+        found = self.library.plans.get(self.path.relative_to(self.library.root).as_posix())
+        if not found:
+            raise UserError(f"{self.path}: has no plan; run `rnn2rag plan`")
+        yield from ("| | here | at full scale |", "|---|---|---|")
+        yield from (f"| {what} | {small} | {large} |" for what, small, large in plan.rows(found))
+        yield from ("", plan.COMPUTED)
 
     def _role(self, match: re.Match[str]) -> str:
         if match["code"]:

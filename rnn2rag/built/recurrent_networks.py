@@ -68,8 +68,8 @@ def unroll(
 
 @cache
 def tales() -> list[str]:
-    """Return the text of each of Grimm's tales in the catalog."""
-    return list(data.load("grimm")["train"]["text"])
+    """Return the text of each tale: Grimm's, and at full scale TinyStories."""
+    return list(data.load("tales")["train"]["text"])
 
 
 @cache
@@ -78,12 +78,12 @@ def alphabet() -> list[str]:
     return sorted(set("\n".join(tales())))
 
 
-def split_tales(seed: int) -> tuple[str, str]:
-    """Return training and held-out text; the seed draws nine tales to hold out."""
+def split_tales(seed: int, n_held_out: int = 9) -> tuple[str, str]:
+    """Return training and held-out text; the seed draws the tales to hold out."""
     order = torch.randperm(
         len(tales()), generator=torch.Generator().manual_seed(seed)
     ).tolist()
-    parts = order[9:], order[:9]
+    parts = order[n_held_out:], order[:n_held_out]
     training, held_out = ("\n".join(tales()[i] for i in part) for part in parts)
     return training, held_out
 
