@@ -405,6 +405,7 @@ def read_plainly(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the hooks."""
     app.add_config_value("public_address", "", "env", str)
+    app.add_config_value("package_address", "", "", str)  # for editions
     app.add_directive("run-box", RunBox)
     app.add_directive("notebook-status", NotebookStatus)
     app.add_directive("claims-table", ClaimsTable)
