@@ -97,6 +97,8 @@ def private(course):
 def public(course, private):
     """The pages of the small course with a public address."""
     set_address(course, ADDRESS)
+    for source in editions.sources(course):  # their first cells now know where the package is
+        editions.rewrite(source, Library.of(course))
     return read(course)
 
 

@@ -30,7 +30,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from rnn2rag.authoring.claims import SEEDS
-from rnn2rag.authoring.editions import BUDGET
+from rnn2rag.authoring.editions import BUDGET, PUBLIC_ADDRESS
 from rnn2rag.authoring.exercises import SECTION
 from rnn2rag.checks import Claim
 
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 Cell = str | nodes.Node | list[nodes.Node]  # of a table
 
 GLOSSARY = "chapters/guide/glossary"
-ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 HEADING = re.compile(r"^# (.+)$", re.M)
 PROBLEM = re.compile(r"Problem (?P<number>\d+): (?P<title>.+)")
 FACTS = re.compile(
@@ -324,7 +323,7 @@ def _row(cells: Iterable[Cell]) -> nodes.row:
 def check_address(app: Sphinx, config: Config) -> None:
     """Refuse a public address that links could not be made from."""
     config.public_address = config.public_address.rstrip("/")
-    if config.public_address and not ADDRESS.fullmatch(config.public_address):
+    if config.public_address and not PUBLIC_ADDRESS.fullmatch(config.public_address):
         form = "https://github.com/OWNER/NAME"
         logger.error("_config.yml: public_address is %r; it has the form %s", config.public_address, form)
 

@@ -46,7 +46,9 @@ _EXPLAIN = """raise ModuleNotFoundError(
         "rnn2rag is not installed here. Run `pip install .` in the folder of the course, or `pip install` the wheel "
         "that came in one zip with the notebooks. Then run this cell again."
     ) from None"""
-_ADDRESS = re.compile(r"[\w.:/@+~#&=-]+")
+# What pip takes, in one line of a notebook; the repository that the course is published in.
+_PACKAGE_ADDRESS = re.compile(r"[\w+]+://[\w.:/@+~#&=%-]+")
+PUBLIC_ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/?")
 # Beside the package of a run without a network: a library that swallows its failure is heard all the same.
 _WATCH = """\
 import sys
@@ -113,18 +115,19 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 def package_address(root: Path) -> str:
     """Return what pip installs the package from: `package_address` of _config.yml, else the public repository, else "".
 
-    Raises UserError for what pip could not be given in one line.
+    Raises UserError for an address of another form.
     """
     import yaml
 
     path = root / "_config.yml"
     config = yaml.safe_load(path.read_text(encoding="utf8"))["sphinx"]["config"] if path.exists() else {}
-    public = config.get("public_address")
-    address = config.get("package_address") or (f"git+{public.rstrip('/')}" if public else "")
-    if address and not _ADDRESS.fullmatch(address):
-        form = "git+https://github.com/OWNER/NAME, or the address of a wheel"
+    address, public = config.get("package_address") or "", config.get("public_address") or ""
+    if address and not _PACKAGE_ADDRESS.fullmatch(address):
+        form = "git+https://github.com/OWNER/NAME, or of a wheel's address"
         raise UserError(f"{path}: package_address is {address!r}; it has the form {form}")
-    return address
+    if public and not PUBLIC_ADDRESS.fullmatch(public):
+        raise UserError(f"{path}: public_address is {public!r}; it has the form https://github.com/OWNER/NAME")
+    return address or (public and f"git+{public.rstrip('/')}")
 
 
 def loaded(source: Path, root: Path) -> list[str]:
