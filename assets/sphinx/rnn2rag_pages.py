@@ -30,7 +30,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from rnn2rag.authoring.claims import SEEDS
-from rnn2rag.authoring.editions import BUDGET, PUBLIC_ADDRESS
+from rnn2rag.authoring.editions import BUDGET, PUBLIC_ADDRESS, package_address
 from rnn2rag.authoring.exercises import SECTION
 from rnn2rag.checks import Claim
 
@@ -193,6 +193,7 @@ class ProblemSet(SphinxDirective):
             "",
             nodes.paragraph("", "", _download(self.env, path, "Download the notebook"), classes=["book-button"]),
             *_colab(self.env, path),
+            *_colab_install(self.env),
             nodes.paragraph(
                 "", "In the course's folder it is ", nodes.literal(text=path.relative_to(self.env.srcdir).as_posix())
             ),
@@ -223,18 +224,22 @@ def _versions(facts: dict[str, Any]) -> str:
 
 
 def _colab(env: BuildEnvironment, notebook: Path) -> list[nodes.Node]:
-    """Return a link that opens a notebook in Colab, and what to run there first; nothing without a public address."""
+    """Return a link that opens a notebook in Colab; nothing without a public address."""
     address = env.config.public_address
     if not address:
         return []
     path = notebook.relative_to(env.srcdir).as_posix()
     target = f"{address.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/{path}"
     link = nodes.reference("", "Open in Colab", refuri=target, internal=False)
-    first = f"%pip install git+{address}"
-    return [
-        nodes.paragraph("", "", link, classes=["book-button"]),
-        nodes.paragraph("", "In Colab, first run ", nodes.literal(text=first), nodes.Text(" in a cell of its own.")),
-    ]
+    return [nodes.paragraph("", "", link, classes=["book-button"])]
+
+
+def _colab_install(env: BuildEnvironment) -> list[nodes.Node]:
+    """Return what to run first in Colab, in a notebook that does not begin with it; nothing without a public address."""
+    if not env.config.public_address:
+        return []
+    first = nodes.literal(text=f'%pip install "rnn2rag @ {package_address(Path(env.srcdir))}"')
+    return [nodes.paragraph("", "In Colab, first run ", first, nodes.Text(" in a cell of its own."))]
 
 
 def _claims_link(env: BuildEnvironment) -> list[nodes.Node]:
@@ -404,7 +409,7 @@ def read_plainly(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the hooks."""
     app.add_config_value("public_address", "", "env", str)
-    app.add_config_value("package_address", "", "", str)  # for editions
+    app.add_config_value("package_address", "", "env", str)
     app.add_directive("run-box", RunBox)
     app.add_directive("notebook-status", NotebookStatus)
     app.add_directive("claims-table", ClaimsTable)
