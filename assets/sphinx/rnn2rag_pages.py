@@ -235,7 +235,7 @@ def _colab(env: BuildEnvironment, notebook: Path) -> list[nodes.Node]:
 
 
 def _colab_install(env: BuildEnvironment) -> list[nodes.Node]:
-    """Return what to run first in Colab, in a notebook that does not begin with it; nothing without a public address."""
+    """Return what to run first in Colab in a notebook that does not begin with it; nothing without an address."""
     if not env.config.public_address:
         return []
     first = nodes.literal(text=f'%pip install "rnn2rag @ {package_address(Path(env.srcdir))}"')
