@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> int:
         step("the package's wheel", [*build, "--wheel-dir", folder, ROOT], folder)
         [wheel] = folder.glob("rnn2rag-*.whl")
         edition = edition_that_installs(section, wheel.as_uri(), folder / "course")
-        alone = {"RNN2RAG_CACHE": str(folder / "cache")}
+        alone = {"RNN2RAG_CACHE": str(folder / "cache"), "RNN2RAG_THREADS": "1"}
         *said, seconds = step(edition.name, [python, "-c", RUN, edition], empty, **alone).strip().splitlines()
         first, whole = map(float, seconds.split())
         print(*(f"          {line}" for line in said if line), sep="\n")
