@@ -1,13 +1,15 @@
-"""Check that the learner's plain install works beside Colab's own versions, and changes none of them.
+"""Check that a section runs by itself beside Colab's own versions, and changes none of them.
 
-In a temporary folder: an environment with the versions that Colab ships, the package's wheel built from this tree and
-installed with its dependencies, what was there compared before and after, `rnn2rag doctor`, and a section's edition run
-in an empty folder. It exits with 1 and the reason when one step does not hold. Run it as
+In a temporary folder: an environment with the versions that Colab ships, and without the package; the package's wheel,
+built from this tree; a section's edition with the wheel's address in its first cell, run in an empty folder with an
+empty cache; what was there compared before and after; `rnn2rag doctor`. It exits with 1 and the reason when one step
+does not hold, or when the first cell takes two minutes. Run it as
 
-    python .ci/learner.py [EDITION.ipynb [TORCH]]
+    python .ci/learner.py [SECTION.md [TORCH]]
 
-from an environment that has hatchling. Colab ships torch 2.11.0 on Python 3.13. The new environment gets the Python
-that runs this, and the torch that requirements.txt pins unless TORCH names another, as in ``torch==2.11.0``.
+from an environment that has hatchling, jupytext and pybtex. Colab ships torch 2.11.0 on Python 3.13. The new
+environment gets the Python that runs this, and the torch that requirements.txt pins unless TORCH names another, as in
+``torch==2.11.0``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EDITION = ROOT / "chapters" / "01-recurrent-networks" / "recurrent-cell.ipynb"
+SECTION = ROOT / "chapters" / "01-recurrent-networks" / "recurrent-cell.md"
+LONGEST = 120.0  # seconds of the first cell
 # Colab's published package list of 2026-08-19: what the package's dependencies meet there.
 COLAB = (
     "ipython==7.34.0",
@@ -58,12 +62,24 @@ COLAB = (
     "rich==13.9.4",
     "typer==0.27.1",
 )
-# Runs a notebook as a learner's kernel does; argv: the notebook.
+# Runs a notebook as a learner's kernel does, and prints the seconds of its first cell and of all; argv: the notebook.
 RUN = """
-import sys, nbformat, nbclient
+import sys, time, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], as_version=4)
-nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-print(sum(cell.cell_type == "code" for cell in notebook.cells), "cells")
+client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3")
+with client.setup_kernel():
+    start, seconds = time.monotonic(), []
+    for number, cell in enumerate(notebook.cells):
+        client.execute_cell(cell, number)
+        seconds.append(time.monotonic() - start)
+print("".join(output.get("text", "") for output in notebook.cells[0].outputs))
+print(seconds[0], seconds[-1])
+"""
+# At the embedded scale Hugging Face's libraries stay offline.
+RUNTIME = """
+import rnn2rag, huggingface_hub
+rnn2rag.runtime()
+assert huggingface_hub.is_offline_mode()
 """
 
 
@@ -75,10 +91,13 @@ def pinned_torch() -> str:
     return found.group()
 
 
-def step(text: str, command: Sequence[str | Path], folder: Path) -> str:
-    """Run one step in a folder, print its seconds, and return what it wrote; exit with 1 when it fails."""
+def step(text: str, command: Sequence[str | Path], folder: Path, **settings: str) -> str:
+    """Run one step in a folder, print its seconds, and return what it wrote; exit with 1 when it fails.
+
+    settings: environment variables.
+    """
     started = time.monotonic()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONNOUSERSITE": "1"}
+    environment = {**os.environ, "PYTHONNOUSERSITE": "1", **settings}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
     if done.returncode:
@@ -92,12 +111,32 @@ def installed(python: Path, folder: Path, text: str) -> dict[str, str]:
     return {item["name"]: item["version"] for item in json.loads(listed)}
 
 
+def edition_that_installs(section: Path, address: str, into: Path) -> Path:
+    """Copy the tree into a folder, with the package's address in its configuration; return the section's edition there.
+
+    This is what an author does who publishes the course: one key, then `make notebooks`, which runs nothing.
+    """
+    shutil.copytree(ROOT, into, ignore=shutil.ignore_patterns(".*", "_build"))
+    config = into / "_config.yml"
+    text = config.read_text(encoding="utf8")
+    changed, count = re.subn(r"^    (# )?package_address:.*$", f"    package_address: {address}", text, flags=re.M)
+    if count != 1:
+        raise SystemExit("learner: _config.yml has no line for package_address")
+    config.write_text(changed, encoding="utf8")
+    sys.path.insert(0, str(ROOT))
+    from rnn2rag.authoring import editions, markdown
+
+    source = into / section.relative_to(ROOT)
+    editions.rewrite(source, markdown.Library.of(into))
+    return editions.edition_path(source)
+
+
 def main(argv: Sequence[str]) -> int:
     """Take all the steps."""
-    edition = Path(argv[0]).resolve() if argv else EDITION
+    section = Path(argv[0]).resolve() if argv else SECTION
     torch = argv[1] if len(argv) > 1 else pinned_torch()
-    if not edition.exists():
-        raise SystemExit(f"learner: there is no {edition}")
+    if not section.exists():
+        raise SystemExit(f"learner: there is no {section}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="learner-") as temporary:
         folder = Path(temporary)
@@ -108,10 +147,19 @@ def main(argv: Sequence[str]) -> int:
         step("a new environment", [sys.executable, "-m", "venv", folder / "venv"], folder)
         step(f"Colab's versions, and {torch}", [*pip, "install", torch, *COLAB], folder)
         before = installed(python, folder, "what is there")
+        if "rnn2rag" in before:
+            raise SystemExit("learner: the package is there before it is installed")
         build = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
         step("the package's wheel", [*build, "--wheel-dir", folder, ROOT], folder)
         [wheel] = folder.glob("rnn2rag-*.whl")
-        step("the package, with its dependencies", [*pip, "install", wheel], folder)
+        edition = edition_that_installs(section, wheel.as_uri(), folder / "course")
+        alone = {"RNN2RAG_CACHE": str(folder / "cache"), "RNN2RAG_THREADS": "1"}
+        *said, seconds = step(edition.name, [python, "-c", RUN, edition], empty, **alone).strip().splitlines()
+        first, whole = map(float, seconds.split())
+        print(*(f"          {line}" for line in said if line), sep="\n")
+        print(f"          its first cell took {first:.1f} s, all cells {whole:.1f} s")
+        if first > LONGEST:
+            raise SystemExit(f"learner: the first cell took longer than {LONGEST:.0f} s")
         after = installed(python, folder, "what is there now")
 
         changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
@@ -119,10 +167,9 @@ def main(argv: Sequence[str]) -> int:
             raise SystemExit(f"learner: installing the package changed {changed}")
         added = sorted(f"{name} {version}" for name, version in after.items() if name not in before)
         print(f"          changed nothing; added {', '.join(added)}")
-        print("         ", step("runtime", [python, "-c", "import rnn2rag; rnn2rag.runtime()"], empty).strip())
+        print("         ", step("runtime", [python, "-c", RUNTIME], empty).strip())
         step("models and data", [python.with_name("rnn2rag"), "fetch"], empty)
         print(step("doctor", [python.with_name("rnn2rag"), "doctor"], empty), end="")
-        print("         ", edition.name, step("the section", [python, "-c", RUN, edition], empty).strip())
     print(f"{time.monotonic() - started:6.1f} s  in all")
     return 0
 

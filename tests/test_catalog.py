@@ -231,6 +231,21 @@ def test_fetch_takes_out_the_named_files_only(cache, shelf, wheel, capsys):
     assert capsys.readouterr().out == f"{SMALL}: in the cache\n"
 
 
+def test_what_a_first_cell_needs_is_fetched_once_and_then_nothing_is_said(cache, shelf, wheel, capsys):
+    shutil.copy(wheel, shelf)
+    catalog.ensure(SMALL)
+    assert f"{SMALL}: fetched" in capsys.readouterr().out
+    (shelf / wheel.name).unlink()
+    start = time.perf_counter()
+    catalog.ensure(SMALL)
+    assert time.perf_counter() - start < 0.05 and capsys.readouterr().out == ""
+    catalog.folder(SMALL).joinpath(catalog.entry(SMALL).files[0].name).unlink()
+    with pytest.raises(UserError, match=f"pip could not get .* {SMALL}"):
+        catalog.ensure(SMALL)
+    with pytest.raises(UserError, match="did you mean 'co2'"):
+        catalog.ensure("co3")
+
+
 def test_fetch_heals_what_is_damaged(cache, shelf, wheel):
     shutil.copy(wheel, shelf)
     catalog.fetch(SMALL, progress=False)

@@ -1,14 +1,21 @@
 """Editions and the modules built from them: real runs of small courses, written, checked, verified, interrupted."""
 
+import importlib.util
 import json
+import os
 import signal
+import subprocess
+import sys
+import sysconfig
 import time
+import venv
+from pathlib import Path
 
 import pytest
-from conftest import SET, copy_package, load, make_tree, notebook, rnn2rag, start_rnn2rag, write_section
+from conftest import ROOT, SET, copy_package, load, make_tree, notebook, rnn2rag, start_rnn2rag, write_section
 
 from rnn2rag import execute
-from rnn2rag.authoring import built, editions
+from rnn2rag.authoring import book, built, editions
 from rnn2rag.authoring.markdown import Library
 from rnn2rag.errors import UserError
 
@@ -56,8 +63,8 @@ def texts(nb):
 def test_an_edition_is_what_readers_open(written):
     tree, said = written
     nb = edition(tree, "cell")
-    title, glues, tells, speaks, fails = nb["cells"]
-    assert texts(nb)[0] == "# A cell\n\nSee [A gate](gate.ipynb)."
+    _, title, glues, tells, speaks, fails = nb["cells"]
+    assert "".join(title["source"]) == "# A cell\n\nSee [A gate](gate.ipynb)."
     assert "".join(tells["source"]).startswith("A third is 0.33, called tanh.\n\n> **This run:** ")
     assert [output["output_type"] for output in speaks["outputs"]] == ["stream", "execute_result"]
     assert "".join(speaks["outputs"][0]["text"]) == "0\n1\n2\n" and speaks["outputs"][1]["execution_count"] == 2
@@ -117,7 +124,7 @@ def test_prose_changes_without_a_run(tree, capsys):
     assert editions.update(tree, [source], jobs=1) == 0
     assert f"prose  chapters/{SET}/cell.md" in capsys.readouterr().out
     editions.check(source)
-    assert texts(edition(tree, "cell"))[2].startswith("One third is 0.33")
+    assert texts(edition(tree, "cell"))[3].startswith("One third is 0.33")
     assert [cell.get("outputs") for cell in edition(tree, "cell")["cells"]] == outputs
 
 
@@ -131,22 +138,30 @@ def test_code_and_tags_need_a_run(tree, old, new):
 
 
 def drop_cell(nb):
-    nb["cells"].pop(1)
+    nb["cells"].pop(2)
 
 
 def add_cell(nb):
-    nb["cells"].append({**nb["cells"][1], "id": "mine", "outputs": []})
+    nb["cells"].append({**nb["cells"][2], "id": "mine", "outputs": []})
 
 
 def change_code(nb):
-    nb["cells"][3]["source"] = ["6 * 9"]
+    nb["cells"][4]["source"] = ["6 * 9"]
 
 
 def change_prose(nb):
-    nb["cells"][0]["source"] = ["# Another title"]
+    nb["cells"][1]["source"] = ["# Another title"]
 
 
-@pytest.mark.parametrize("change", [drop_cell, add_cell, change_code, change_prose])
+def drop_first(nb):
+    nb["cells"].pop(0)
+
+
+def change_first(nb):
+    nb["cells"][0]["source"] = ["import rnn2rag"]
+
+
+@pytest.mark.parametrize("change", [drop_cell, add_cell, change_code, change_prose, drop_first, change_first])
 def test_an_edition_edited_by_hand_is_noticed(tree, change):
     source = sources(tree)["cell"]
     nb = edition(tree, "cell")
@@ -229,6 +244,135 @@ def test_an_interrupted_update_goes_on_where_it_was(tmp_path):
     assert paths["a"].read_bytes() == before and paths["c"].exists()
 
 
+# The first cell of an edition
+
+WHEEL = "https://example.org/rnn2rag-0.1.0-py3-none-any.whl"
+REPOSITORY = "https://github.com/someone/course"
+INSTALLS = {
+    "the repository": (f"public_address: {REPOSITORY}/", f"git+{REPOSITORY}"),
+    "a wheel": (f"package_address: {WHEEL}", WHEEL),
+    "a wheel before the repository": (f"public_address: {REPOSITORY}\n    package_address: {WHEEL}", WHEEL),
+}
+
+
+def configure(tree, settings):
+    (tree / "_config.yml").write_text(f"sphinx:\n  config:\n    {settings}\n", encoding="utf8")
+
+
+def test_an_edition_begins_with_a_folded_cell_that_no_page_shows(tree):
+    first = edition(tree, "cell")["cells"][0]
+    assert (first["id"], first["outputs"], first["execution_count"]) == ("set-up", [], None)
+    assert first["metadata"]["jupyter"] == {"source_hidden": True} and first["metadata"]["cellView"] == "form"
+    assert "Run `pip install .` in the folder of the course" in "".join(first["source"])
+    assert "ensure" not in "".join(first["source"]) and "%pip" not in "".join(first["source"])
+    folder = tree / "cache"
+    book.fill_cache(list(sources(tree).values()), folder)
+    [cached] = [text for path in folder.rglob("*.ipynb") if "tanh" in (text := path.read_text(encoding="utf8"))]
+    assert "glue" in cached and "@title" not in cached
+
+
+@pytest.mark.parametrize(("settings", "address"), INSTALLS.values(), ids=INSTALLS)
+def test_an_address_in_the_configuration_needs_no_run(tree, settings, address):
+    source = sources(tree)["cell"]
+    configure(tree, settings)
+    assert not editions.needs_run(source)
+    with pytest.raises(UserError, match="does not match cell.md; run `make notebooks`"):
+        editions.check(source)
+    assert editions.rewrite(source, Library.of(tree)) and not editions.rewrite(source, Library.of(tree))
+    lines = texts(edition(tree, "cell"))[0].splitlines()
+    assert lines[-2:] == [f'    %pip install --quiet "rnn2rag @ {address}"', "    import rnn2rag"]
+    assert [cell["execution_count"] for cell in edition(tree, "cell")["cells"] if "outputs" in cell] == [None, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("public_address: someone/course", "public_address is 'someone/course'; it has the form https://github.com/"),
+        ("package_address: ../my wheel.whl", "package_address is '../my wheel.whl'; it has the form git\\+https://"),
+        ("package_address: 'https://a.org/$(ls)'", "package_address is 'https://a.org/\\$\\(ls\\)'; it has the form"),
+    ],
+)
+def test_an_address_that_pip_could_not_take_is_one_line(tree, settings, said):
+    configure(tree, settings)
+    with pytest.raises(UserError, match=f"^{tree}/_config.yml: {said}"):
+        editions.check(sources(tree)["cell"])
+
+
+def test_the_first_cell_names_what_the_cells_load(tree):
+    cells = ["%%:tags: [export]\n\nfrom rnn2rag import data\n\n\ndef weeks():\n    return data.load('co2')"]
+    cells += ["%%:tags: [export]\n\ndef other():\n    return data.load('grimm')", "%%\n%timeit 1\nload('smollm2')"]
+    made = write_section(tree, "made", *cells)
+    calls = "%%\nfrom rnn2rag.built.recurrent_networks import weeks as w\nw()\nrnn2rag.models.load('minilm', rt)"
+    uses = write_section(tree, "uses", calls, "%%:tags: [raises-exception]\n\ndef f(:", "Not data.load('grimm').")
+    built.write(tree)
+    assert (editions.loaded(made, tree), editions.loaded(uses, tree)) == (["co2", "grimm"], ["co2", "minilm"])
+    without_running(tree, "again", calls)
+    assert texts(edition(tree, "again"))[0].endswith('\nrnn2rag.catalog.ensure("co2", "minilm")')
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("data.load(name)", "`data.load(name)` does not tell what it loads: write the name in it, as in data.load("),
+        ("data.load('co3')", "the catalog has no 'co3' (did you mean 'co2'?)"),
+    ],
+)
+def test_a_load_that_does_not_tell_its_name_is_one_line(tree, code, said):
+    source = write_section(tree, "unclear", f"%%\n{code}")
+    with pytest.raises(UserError) as caught:
+        editions.loaded(source, tree)
+    assert str(caught.value).startswith(f"{source}: {said}") and "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """An interpreter beside which all is installed that stands here, but not this package."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, symlinks=True)
+    beside = folder / "beside"
+    beside.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "rnn2rag" not in path.name:
+            (beside / path.name).symlink_to(path)
+    [packages] = folder.glob("lib/python*/site-packages")
+    (packages / "beside.pth").write_text(f"{beside}\n", encoding="utf8")
+    return folder
+
+
+def run_alone(python, notebook, **settings):
+    """Run a notebook as .ci/learner.py does, in an empty folder; the process that ended."""
+    hidden = ("PYTHONPATH", "PYTHONHOME", "JUPYTER_PATH", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | settings
+    (notebook.parent / "empty").mkdir(exist_ok=True)
+    command = [python, "-c", learner().RUN, notebook]
+    return subprocess.run(command, cwd=notebook.parent / "empty", env=environment, capture_output=True, text=True)
+
+
+def learner():
+    spec = importlib.util.spec_from_file_location("learner", ROOT / ".ci" / "learner.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_first_cell_brings_the_package_and_says_where_it_cannot(bare, tree, tmp_path):
+    code = "from rnn2rag import data\nassert len(data.load('co2')['train']) > 2000"
+    source = without_running(tree, "alone", f"%%\n{code}")
+    python = bare / "bin" / "python"
+    run = run_alone(python, editions.edition_path(source))
+    assert run.returncode and "rnn2rag is not installed here. Run `pip install .`" in run.stderr
+
+    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*pip, tmp_path / "dist", ROOT], check=True)
+    [wheel] = (tmp_path / "dist").glob("rnn2rag-*.whl")
+    configure(tree, f"package_address: {wheel.as_uri()}")
+    assert editions.rewrite(source, Library.of(tree))
+    run = run_alone(python, editions.edition_path(source), PIP_NO_INDEX="1")
+    assert run.returncode == 0, run.stderr
+    installed = sorted(path.name for path in bare.glob("lib/python*/site-packages/*"))
+    assert installed == ["beside.pth", "rnn2rag", f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info"]
+
+
 # Verifying
 
 
@@ -240,6 +384,13 @@ def without_running(tree, name, *parts):
     return source
 
 
+ASKS = """import urllib.request
+try:
+    urllib.request.urlopen("http://example.org")
+except OSError:
+    pass"""
+
+
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory):
     """`rnn2rag notebooks --check` over good and bad editions: the tree, what the command said, the files it changed."""
@@ -249,6 +400,9 @@ def verified(tmp_path_factory):
     without_running(tree, "wheel", f"%%\nimport rnn2rag\nassert not rnn2rag.__file__.startswith({str(tree)!r})")
     without_running(tree, "later", "%%\nfrom rnn2rag.built.recurrent_networks import one\nassert one() == 1")
     without_running(tree, "empty", "%%\nimport os\nassert os.listdir() == []")
+    without_running(tree, "loads", "%%\nfrom rnn2rag import data\nassert len(data.load('co2')['train']) > 2000")
+    without_running(tree, "hides", "%%\nfrom rnn2rag import data\nfetch = data.load\nfetch('co2')")
+    without_running(tree, "asks", f"%%\n{ASKS}")
     without_running(tree, "error", "%%\n1 / 0")
     without_running(tree, "wrong", "%%\nassert 1 == 2, 'they differ'")
     without_running(tree, "noisy", "%%\nimport warnings\nwarnings.warn('old API')")
@@ -263,7 +417,7 @@ def verified(tmp_path_factory):
 
 def test_verify_passes_what_is_good(verified):
     _, (status, stdout, stderr), _ = verified
-    for name in ("good", "wheel", "later", "empty"):
+    for name in ("good", "wheel", "later", "empty", "loads"):
         assert f"/{name}.md" in stdout and f"/{name}.md" not in stderr
     assert status == 1 and "Traceback" not in stderr
 
@@ -274,13 +428,15 @@ def test_verify_passes_what_is_good(verified):
         ("error.md", "ZeroDivisionError: division by zero"),
         ("wrong.md", "AssertionError: they differ"),
         ("noisy.md", "UserWarning: old API"),
+        ("hides.md", "UserError: 'co2' is not in the cache"),
+        ("asks.md", "tries the network: "),
         ("stale.ipynb", "does not match stale.md; run `make notebooks`"),
     ],
 )
 def test_verify_fails_what_is_not(verified, name, said):
     _, (_, stdout, stderr), _ = verified
     assert name in stderr and said in stderr and name not in stdout
-    assert stderr.count("FAILED") == 4
+    assert stderr.count("FAILED") == 6
 
 
 def test_verify_writes_nothing(verified):

@@ -70,7 +70,7 @@ def runs(tmp_path_factory):
         "empty": execute.Task(notebook("import os\nprint(os.listdir())\nopen('mine', 'w').close()")),
         "environment": execute.Task(notebook("import os, sys\nprint(os.getenv('A'), sys.prefix)"), None, {"A": "7"}),
         "online": execute.Task(notebook(reach)),
-        "offline": execute.Task(notebook(reach, "import os\nprint(os.environ['HF_HUB_OFFLINE'])"), network=False),
+        "offline": execute.Task(notebook(reach, "import os\nprint(os.environ['https_proxy'])"), network=False),
         "uses": execute.Task(notebook(USES)),
         "wrong kernel": execute.Task(new_notebook(cells=[new_code_cell("6 * 7")], metadata={"kernelspec": JULIA})),
         "nothing": execute.Task(new_notebook()),
@@ -133,7 +133,7 @@ def test_folders_and_environment(runs):
 def test_the_network_is_really_cut(runs):
     assert printed(runs["online"]) == "reached\n"
     assert printed(runs["offline"]) != "reached\n" and runs["offline"].error is None
-    assert printed(runs["offline"], 1) == "1\n"
+    assert printed(runs["offline"], 1) == "http://127.0.0.1:9\n"
 
 
 def test_usage_is_sane(runs):

@@ -1,8 +1,12 @@
 """The machine: what is chosen, what overrides it, what is said when it cannot be."""
 
+import http.server
+import os
 import random
+import re
 import subprocess
 import sys
+import threading
 
 import numpy
 import pytest
@@ -193,3 +197,78 @@ def test_an_asset_that_is_not_there():
 def test_importing_the_package_imports_nothing_heavy():
     done = python("import sys, rnn2rag, rnn2rag.machine, rnn2rag.doctor; print(*sys.modules)")
     assert not {"torch", "numpy", "transformers", "datasets", "matplotlib", "nbformat"} & set(done.stdout.split())
+
+
+# The hub
+
+# At each scale asks for a file, a model and a data set, each of which bears the step's name.
+ASKS = """
+import rnn2rag
+
+for step, scale in (("first", "embedded"), ("then", "full"), ("last", "embedded")):
+    rnn2rag.runtime(device="cpu", scale=scale)
+    from datasets import load_dataset
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoConfig
+
+    for ask in (
+        lambda: hf_hub_download(f"someone/{step}", "config.json"),
+        lambda: AutoConfig.from_pretrained(f"model/{step}"),
+        lambda: load_dataset(f"rows/{step}"),
+    ):
+        try:
+            print(open(ask()).read())
+        except (OSError, ConnectionError) as error:
+            print(step, type(error).__name__)
+"""
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A hub that has one file, and the environment to reach it; it writes down what it is asked for."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = b'{"model_type": "bert"}'
+            self.send_response(200 if self.path.startswith("/someone/") else 404)
+            for name, value in {"ETag": '"1"', "X-Repo-Commit": "a" * 40, "Content-Length": len(body)}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+        environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+        yield asked, environment
+        server.shutdown()
+
+
+def steps(asked):
+    """What a hub was asked for: pairs of what and of the step."""
+    return {match.groups() for match in re.finditer(r"(someone|model|rows)/(first|then|last)", " ".join(asked))}
+
+
+@pytest.mark.parametrize("before", ["", "import datasets, transformers"])
+def test_the_hub_is_asked_at_the_full_scale_only(hub, before):
+    asked, environment = hub
+    run = python(before + ASKS, env=environment)
+    assert run.returncode == 0 and '{"model_type": "bert"}' in run.stdout, run.stderr
+    assert steps(asked) == {("someone", "then"), ("model", "then"), ("rows", "then")}
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_what_the_user_says_of_the_hub_stays(hub, variable):
+    asked, environment = hub
+    run = python(ASKS, env=environment | {variable: "1"})
+    assert (run.returncode, asked) == (0, []), run.stderr
+    run = python(ASKS, env=environment | {"HF_HUB_OFFLINE": "0"})
+    assert run.returncode == 0 and len(steps(asked)) == 9, run.stderr

@@ -97,6 +97,8 @@ def private(course):
 def public(course, private):
     """The pages of the small course with a public address."""
     set_address(course, ADDRESS)
+    for source in editions.sources(course):  # their first cells now know where the package is
+        editions.rewrite(source, Library.of(course))
     return read(course)
 
 
@@ -198,8 +200,10 @@ def test_with_an_address_pages_can_be_edited_reported_and_opened(public):
     assert f'href="{colab}/exercises/{CHAPTER}/small.ipynb"' in page
     assert f'href="{ADDRESS}/edit/main/chapters/{CHAPTER}/problems.md"' in page
     assert f'href="{ADDRESS}/issues/new?title=Mistake%20in%20chapters/{CHAPTER}/problems.md"' in page
-    assert f"%pip install git+{ADDRESS}" in words(page)
-    assert f'href="{colab}/chapters/{CHAPTER}/first.ipynb"' in public[f"chapters/{CHAPTER}/first"]
+    assert f'%pip install "rnn2rag @ git+{ADDRESS}"' in words(page)
+    section = public[f"chapters/{CHAPTER}/first"]
+    assert f'href="{colab}/chapters/{CHAPTER}/first.ipynb"' in section
+    assert "%pip install" not in section and "@title" not in section  # the notebook begins with it
     assert "Edit this page" not in public["search"]
 
 

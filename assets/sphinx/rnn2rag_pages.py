@@ -33,7 +33,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from rnn2rag import plan
 from rnn2rag.authoring.claims import SEEDS, recipe_hash
-from rnn2rag.authoring.editions import BUDGET
+from rnn2rag.authoring.editions import BUDGET, PUBLIC_ADDRESS, package_address
 from rnn2rag.authoring.exercises import SECTION
 from rnn2rag.checks import Claim
 
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 Cell = str | nodes.Node | list[nodes.Node]  # of a table
 
 GLOSSARY = "chapters/guide/glossary"
-ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 HEADING = re.compile(r"^# (.+)$", re.M)
 PROBLEM = re.compile(r"Problem (?P<number>\d+): (?P<title>.+)")
 FACTS = re.compile(
@@ -246,6 +245,7 @@ class ProblemSet(SphinxDirective):
             "",
             nodes.paragraph("", "", _download(self.env, path, "Download the notebook"), classes=["book-button"]),
             *_colab(self.env, path),
+            *_colab_install(self.env),
             nodes.paragraph(
                 "", "In the course's folder it is ", nodes.literal(text=path.relative_to(self.env.srcdir).as_posix())
             ),
@@ -276,18 +276,22 @@ def _versions(facts: dict[str, Any]) -> str:
 
 
 def _colab(env: BuildEnvironment, notebook: Path) -> list[nodes.Node]:
-    """Return a link that opens a notebook in Colab, and what to run there first; nothing without a public address."""
+    """Return a link that opens a notebook in Colab; nothing without a public address."""
     address = env.config.public_address
     if not address:
         return []
     path = notebook.relative_to(env.srcdir).as_posix()
     target = f"{address.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/{path}"
     link = nodes.reference("", "Open in Colab", refuri=target, internal=False)
-    first = f"%pip install git+{address}"
-    return [
-        nodes.paragraph("", "", link, classes=["book-button"]),
-        nodes.paragraph("", "In Colab, first run ", nodes.literal(text=first), nodes.Text(" in a cell of its own.")),
-    ]
+    return [nodes.paragraph("", "", link, classes=["book-button"])]
+
+
+def _colab_install(env: BuildEnvironment) -> list[nodes.Node]:
+    """Return what to run first in Colab in a notebook that does not begin with it; nothing without an address."""
+    if not env.config.public_address:
+        return []
+    first = nodes.literal(text=f'%pip install "rnn2rag @ {package_address(Path(env.srcdir))}"')
+    return [nodes.paragraph("", "In Colab, first run ", first, nodes.Text(" in a cell of its own."))]
 
 
 def _claims_link(env: BuildEnvironment) -> list[nodes.Node]:
@@ -386,7 +390,7 @@ def _row(cells: Iterable[Cell]) -> nodes.row:
 def check_address(app: Sphinx, config: Config) -> None:
     """Refuse a public address that links could not be made from."""
     config.public_address = config.public_address.rstrip("/")
-    if config.public_address and not ADDRESS.fullmatch(config.public_address):
+    if config.public_address and not PUBLIC_ADDRESS.fullmatch(config.public_address):
         form = "https://github.com/OWNER/NAME"
         logger.error("_config.yml: public_address is %r; it has the form %s", config.public_address, form)
 
@@ -467,6 +471,7 @@ def read_plainly(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the hooks."""
     app.add_config_value("public_address", "", "env", str)
+    app.add_config_value("package_address", "", "env", str)
     app.add_directive("run-box", RunBox)
     app.add_directive("scale-table", ScaleTable)
     app.add_directive("machines-table", MachinesTable)

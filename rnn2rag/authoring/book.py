@@ -9,14 +9,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rnn2rag.authoring import editions
 from rnn2rag.authoring.markdown import Library
 from rnn2rag.errors import UserError
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 _COLOR = re.compile(r"\x1b\[[\d;]*m")
 _WARNING = re.compile(r"\b(WARNING|ERROR|CRITICAL): ")
@@ -147,10 +143,6 @@ def fill_cache(sources: list[Path], folder: Path) -> None:
         edition = execute.read(editions.edition_path(source))
         text = source.read_text(encoding="utf8")
         notebook = read_myst_markdown_notebook(text, MdParserConfig(), "{code-cell}", "{raw-cell}", str(source))
-        for cell, executed in zip(_code_cells(notebook), _code_cells(edition), strict=True):
+        for cell, executed in zip(editions.code_cells(notebook), editions.code_cells(edition), strict=True):
             cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
         cache.cache_notebook_bundle(CacheBundleIn(notebook, str(source)), check_validity=False, overwrite=True)
-
-
-def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]

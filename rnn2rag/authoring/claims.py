@@ -8,7 +8,6 @@ also carries the claims in words, which the book shows beside the values.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import json
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn2rag import checks
-from rnn2rag.authoring import editions
+from rnn2rag.authoring import editions, uses
 from rnn2rag.errors import UserError
 
 SEEDS = 10
@@ -78,8 +77,8 @@ def check(root: Path, source: Path) -> None:
 
 def recipe_hash(source: Path) -> str:
     """Return a hash of a section's recipe: its cells, and the functions of rnn2rag.built that they use."""
-    recipe = _recipe(source)
-    return hashlib.sha256("\0".join([recipe, *_built_parts(recipe)]).encode()).hexdigest()
+    recipe, built = _recipe(source), Path(__file__).parents[1] / "built"
+    return hashlib.sha256("\0".join([recipe, *uses.built_parts(recipe, built)]).encode()).hexdigest()
 
 
 def _recipe(source: Path) -> str:
@@ -88,51 +87,6 @@ def _recipe(source: Path) -> str:
     if not any("recipe" in cell.metadata.get("tags", ()) for cell in code):
         return ""
     return "\n\n".join(cell.source for cell in code if {"recipe", "export"} & set(cell.metadata.get("tags", ())))
-
-
-def _built_parts(recipe: str) -> list[str]:
-    """The source of every definition that a recipe uses from rnn2rag.built, and of those that these use in turn."""
-    parts: dict[tuple[str, str], str] = {}
-    todo = [(module, name) for _, module, name in _imported(ast.parse(recipe))]
-    while todo:
-        module, name = todo.pop()
-        path = Path(__file__).parents[1] / "built" / f"{module}.py"
-        if (module, name) in parts or not path.exists():
-            continue
-        tree = ast.parse(path.read_text(encoding="utf8"))
-        defined = {bound: node for node in tree.body for bound in _bound(node)}
-        if name == "*":  # the module as a whole
-            todo += [(module, bound) for bound in defined]
-        elif name in defined:
-            parts[module, name] = ast.unparse(defined[name])
-            used = {node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)}
-            todo += [(module, bound) for bound in used]
-            todo += [(other, original) for bound, other, original in _imported(tree) if bound in used]
-    return [parts[key] for key in sorted(parts)]
-
-
-def _imported(tree: ast.Module) -> list[tuple[str, str, str]]:
-    """What a program imports from rnn2rag.built: the name it gives to it, the module, the name there (* for all)."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "rnn2rag.built":
-            found += [(alias.asname or alias.name, alias.name, "*") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rnn2rag.built."):
-            module = node.module.rpartition(".")[2]
-            found += [(alias.asname or alias.name, module, alias.name) for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias for alias in node.names if alias.name.startswith("rnn2rag.built.")]
-            found += [(alias.asname or "rnn2rag", alias.name.rpartition(".")[2], "*") for alias in names]
-    return found
-
-
-def _bound(node: ast.stmt) -> list[str]:
-    """The names that a statement of a module defines."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return [name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
-    return []
 
 
 def _open(root: Path, source: Path) -> tuple[Path, dict[str, Any], dict[str, checks.Claim]]:

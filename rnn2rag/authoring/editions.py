@@ -1,7 +1,8 @@
 """Editions: the notebooks that readers open, made from the text sources that authors edit.
 
 A source is a MyST text notebook, chapters/NN-name/NAME.md. Its edition NAME.ipynb has plain Markdown, the outputs of
-the last run, and the run's facts in its metadata. Generation is one-way: an edition is never edited.
+the last run, and the run's facts in its metadata; it begins with a cell that brings the package and what the section
+loads where they are missing, as on Colab. Generation is one-way: an edition is never edited.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnn2rag import show
+from rnn2rag import catalog, show
+from rnn2rag.authoring import uses
 from rnn2rag.authoring.markdown import Library, Page, is_text_notebook
 from rnn2rag.errors import UserError
 
@@ -29,6 +32,35 @@ LARGEST = 400_000  # bytes of an edition
 BUDGET = 60.0  # CPU-seconds of a section with one thread
 ONE_THREAD = {"RNN2RAG_DEVICE": "cpu", "RNN2RAG_THREADS": "1", "OMP_NUM_THREADS": "1"}
 GLUE_PREFIX = "application/papermill.record/"
+SET_UP = "set-up"  # the id of the cell that an edition begins with, and its source has not
+# "@title" is what Colab shows of a folded cell.
+_SET_UP = """\
+# @title Brings the course's package and the data of this section, where they are missing
+try:
+    import rnn2rag
+except ModuleNotFoundError:
+    {remedy}"""
+_INSTALL = """%pip install --quiet "rnn2rag @ {address}"
+    import rnn2rag"""
+_EXPLAIN = """raise ModuleNotFoundError(
+        "rnn2rag is not installed here. Run `pip install .` in the folder of the course, or `pip install` the wheel "
+        "that came in one zip with the notebooks. Then run this cell again."
+    ) from None"""
+# What pip takes, in one line of a notebook; the repository that the course is published in.
+_PACKAGE_ADDRESS = re.compile(r"[\w+]+://[\w.:/@+~#&=%-]+")
+PUBLIC_ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/?")
+# Beside the package of a run without a network: a library that swallows its failure is heard all the same.
+_WATCH = """\
+import sys
+
+
+def report(event, arguments):
+    if event == "socket.getaddrinfo" or event == "socket.connect" and isinstance(arguments[1], tuple):
+        print(f"tries the network: {arguments[:2]}", file=sys.stderr)
+
+
+sys.addaudithook(report)
+"""
 
 
 def sources(root: Path) -> list[Path]:
@@ -75,9 +107,40 @@ def read(source: Path) -> NotebookNode:
     return notebook
 
 
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells that a source and its edition share: all but the one that the edition begins with."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.get("id") != SET_UP]
+
+
+def package_address(root: Path) -> str:
+    """Return what pip installs the package from: `package_address` of _config.yml, else the public repository, else "".
+
+    Raises UserError for an address of another form.
+    """
+    import yaml
+
+    path = root / "_config.yml"
+    config = yaml.safe_load(path.read_text(encoding="utf8"))["sphinx"]["config"] if path.exists() else {}
+    address, public = config.get("package_address") or "", config.get("public_address") or ""
+    if address and not _PACKAGE_ADDRESS.fullmatch(address):
+        form = "git+https://github.com/OWNER/NAME, or of a wheel's address"
+        raise UserError(f"{path}: package_address is {address!r}; it has the form {form}")
+    if public and not PUBLIC_ADDRESS.fullmatch(public):
+        raise UserError(f"{path}: public_address is {public!r}; it has the form https://github.com/OWNER/NAME")
+    return address or (public and f"git+{public.rstrip('/')}")
+
+
+def loaded(source: Path, root: Path) -> list[str]:
+    """Return the catalog's names of the models and data that a section loads. Raises UserError where it cannot tell."""
+    try:
+        return uses.loaded([cell.source for cell in code_cells(read(source))], root / "rnn2rag" / "built")
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
 def code_hash(notebook: NotebookNode) -> str:
     """Return a hash of the code cells and their tags: outputs depend on these, and prose may change without a run."""
-    cells = [[cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [[cell.source, cell.metadata.get("tags", [])] for cell in code_cells(notebook)]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
@@ -91,8 +154,7 @@ def needs_run(source: Path) -> bool:
     except UserError:  # half written, or with the marks of a merge in it
         return True
     new = read(source)
-    counts = [sum(cell.cell_type == "code" for cell in notebook.cells) for notebook in (old, new)]
-    return old.metadata.get("rnn2rag", {}).get("code") != code_hash(new) or counts[0] != counts[1]
+    return old.metadata.get("rnn2rag", {}).get("code") != code_hash(new) or len(code_cells(old)) != len(code_cells(new))
 
 
 def write(source: Path, run: Run, library: Library) -> None:
@@ -155,10 +217,11 @@ def update(root: Path, chosen: Sequence[Path], jobs: int) -> int:
 
 
 def verify(root: Path, chosen: Sequence[Path], jobs: int) -> int:
-    """Run the chosen editions afresh, as a reader would: an empty folder, no network, the package from its wheel.
+    """Run the chosen editions afresh, each alone: an empty folder, no network, the package from its wheel.
 
-    Writes nothing to the tree. Returns the number that failed: an error, a failed assertion, stderr noise, a stale
-    edition, or more than 1.5 times the budget of CPU-seconds.
+    The cache holds what the edition's first cell names, and no more. Writes nothing to the tree. Returns the number
+    that failed: an error, a failed assertion, stderr noise, a try to reach the network, a stale edition, or more than
+    1.5 times the budget of CPU-seconds.
     """
     from rnn2rag import execute
 
@@ -180,9 +243,14 @@ def verify(root: Path, chosen: Sequence[Path], jobs: int) -> int:
         _report(current[index], root, run, problems)
 
     with tempfile.TemporaryDirectory(prefix="rnn2rag-wheel-") as folder:
-        install_wheel(root, Path(folder))
-        environment = {**ONE_THREAD, "PYTHONPATH": folder}
-        tasks = [execute.Task(_load(edition_path(s)), environment=environment, network=False) for s in current]
+        package = Path(folder, "package")
+        install_wheel(root, package)
+        (package / "sitecustomize.py").write_text(_WATCH, encoding="utf8")
+        tasks = []
+        for number, source in enumerate(current):
+            cache = _cache_of(loaded(source, root), Path(folder, f"cache-{number}"))
+            environment = {**ONE_THREAD, "PYTHONPATH": str(package), "RNN2RAG_CACHE": str(cache)}
+            tasks.append(execute.Task(_load(edition_path(source)), environment=environment, network=False))
         print(f"running {len(tasks)} editions, {jobs} at a time")
         if not execute.offline_command():
             print("not checked: that they need no network; bubblewrap cannot cut it here (see `rnn2rag doctor`)")
@@ -201,6 +269,17 @@ def install_wheel(root: Path, folder: Path) -> None:
             made = subprocess.run(install, capture_output=True, text=True)
     if made.returncode:
         raise UserError(f"the wheel of {root} cannot be built: {made.stderr.strip().splitlines()[-1]}")
+
+
+def _cache_of(names: Sequence[str], folder: Path) -> Path:
+    """Make a cache that holds these entries alone, as links, with what was made of them (as smollm2-bf16)."""
+    folder.mkdir()
+    others = set(catalog.names()) - set(names)
+    for name in names:
+        for place in [catalog.cache_dir() / name, *catalog.cache_dir().glob(f"{name}-*")]:
+            if place.exists() and place.name not in others:
+                (folder / place.name).symlink_to(place)
+    return folder
 
 
 def _problems(run: Run) -> list[str]:
@@ -243,9 +322,10 @@ def _compose(source: Path, outputs: list[list[Any]], facts: dict[str, Any], libr
     import nbformat
 
     notebook = read(source)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for count, (cell, results) in enumerate(zip(code, outputs, strict=True), start=1):
+    for count, (cell, results) in enumerate(zip(code_cells(notebook), outputs, strict=True), start=1):
         cell.outputs, cell.execution_count = results, count
+    notebook.cells.insert(0, _set_up_cell(package_address(library.root), loaded(source, library.root)))
+    for cell in notebook.cells:
         if "hide-input" in cell.metadata.get("tags", []):  # folded as on the page: a quiz would tell its answer
             cell.metadata["jupyter"] = {"source_hidden": True}
             cell.metadata["cellView"] = "form"  # Colab's word for it
@@ -255,6 +335,16 @@ def _compose(source: Path, outputs: list[list[Any]], facts: dict[str, Any], libr
             cell.source = page.plain(cell.source)
     notebook.metadata["rnn2rag"] = facts
     return nbformat.writes(notebook, indent=1).rstrip("\n") + "\n"
+
+
+def _set_up_cell(address: str, names: Sequence[str]) -> NotebookNode:
+    """The cell that an edition begins with: installs the package from an address, fetches entries of the catalog."""
+    from nbformat.v4 import new_code_cell
+
+    text = _SET_UP.format(remedy=_INSTALL.format(address=address) if address else _EXPLAIN)
+    if names:
+        text += f"\nrnn2rag.catalog.ensure({', '.join(map(json.dumps, names))})"
+    return new_code_cell(text, id=SET_UP, metadata={"tags": ["hide-input"]})
 
 
 def _save(source: Path, text: str) -> None:
@@ -274,20 +364,19 @@ def _load(edition: Path) -> NotebookNode:
 def _outputs(notebook: NotebookNode) -> list[list[Any]]:
     """The outputs of each code cell, without what lives in the kernel, or differs from run to run for no reason."""
     outputs = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            kept: list[Any] = []
-            for output in cell.outputs:
-                output.get("data", {}).pop(show.WIDGET, None)
-                if output.output_type == "execute_result":
-                    output.execution_count = len(outputs) + 1
-                elif output.output_type == "error":  # an intended one: the frames name folders of this run
-                    output.traceback = [f"{output.ename}: {output.evalue}"]
-                elif output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
-                    kept[-1].text += output.text  # one text may arrive in several pieces
-                    continue
-                kept.append(output)
-            outputs.append(kept)
+    for cell in code_cells(notebook):
+        kept: list[Any] = []
+        for output in cell.outputs:
+            output.get("data", {}).pop(show.WIDGET, None)
+            if output.output_type == "execute_result":
+                output.execution_count = len(outputs) + 1
+            elif output.output_type == "error":  # an intended one: the frames name folders of this run
+                output.traceback = [f"{output.ename}: {output.evalue}"]
+            elif output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+                kept[-1].text += output.text  # one text may arrive in several pieces
+                continue
+            kept.append(output)
+        outputs.append(kept)
     return outputs
 
 

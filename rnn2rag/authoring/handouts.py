@@ -28,6 +28,9 @@ $ .venv/bin/jupyter lab
 
 On Linux without an NVIDIA card put `.venv/bin/pip install TORCH --index-url https://download.pytorch.org/whl/cpu`
 after the first line; it saves gigabytes. `.venv/bin/rnn2rag doctor` tries everything that the notebooks use.
+
+The third line brings all models and data at once, for a place without a network. The first cell of each section brings
+what that section lacks.
 """
 
 

@@ -326,7 +326,7 @@ def _kernel_manager(task: Task, sockets: Path) -> Any:
 def _environment(task: Task) -> dict[str, str]:
     environment = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **task.environment}
     if not task.network:  # where the network cannot be cut, nothing finds its way out by the usual routes
-        environment |= {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+        environment |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     return environment
 
 
