@@ -62,7 +62,7 @@ def offline(outside: Path) -> list[str]:
 def step(text: str, command: Sequence[str | Path], status: int = 0) -> str:
     """Run one step, print its seconds, and return what it wrote; exit with 1 when it ends with another status."""
     started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
     if done.returncode != status:
         raise SystemExit(f"bundle: {text}: exit status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -77,10 +77,13 @@ def show(output: str) -> None:
 def main() -> int:
     """Take all the steps."""
     started = time.monotonic()
-    obstacle = sandbox.obstacle()
-    if obstacle:
-        raise SystemExit(f"bundle: not run: {obstacle[0]}; {obstacle[1]}")
-    made = step("the bundle", ["rnn2rag", "bundle"])
+    if sandbox.program() is None:
+        raise SystemExit("bundle: not run: there is no bubblewrap, which cuts the network off")
+    with tempfile.TemporaryDirectory() as empty:
+        tried = subprocess.run([*offline(Path(empty)), HOME, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise SystemExit(f"bundle: not run: no network can be cut off here: {tried.stderr.strip()}; `rnn2rag doctor`")
+    made = step("the bundle", [Path(sys.executable).with_name("rnn2rag"), "bundle"])
     bundle = Path(made.splitlines()[-1].partition(".zip: ")[0] + ".zip")
     print(f"          {bundle.name}: {bundle.stat().st_size / 1e6:.0f} MB")
     with tempfile.TemporaryDirectory(prefix="bundle-") as temporary, socket.create_server(("127.0.0.1", 0)) as server:

@@ -230,3 +230,20 @@ def test_the_installer_refuses_in_one_line(unpacked, part, wrong, says):
     assert ran.returncode == 1 and len(ran.stderr.splitlines()) == 1, ran.stderr
     assert ran.stderr.startswith("install: ") and says in ran.stderr
     assert not (folder / "course" / ".venv").exists()
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_the_installer_makes_the_environment_anew_where_the_folder_was_moved(unpacked, where):
+    """In this small bundle pip is nothing but a name, so making it anew ends there; what is installed has no program."""
+    course = unpacked / "course"
+    digest = hashlib.sha256((unpacked / "SHA256SUMS").read_bytes()).hexdigest()
+    (course / ".venv").mkdir()
+    (course / ".venv" / "ready").write_text(f"{course if where == 'here' else '/elsewhere'}\n{digest}\n")
+    if where == "here":
+        cut(course / "run")  # what was installed is the reader's, who may change it
+    ran = subprocess.run([sys.executable, "install.py"], cwd=unpacked, capture_output=True, text=True)
+    [line] = ran.stderr.splitlines()
+    assert ran.returncode == 1 and line.startswith("install: ")
+    assert ("making course/.venv" in ran.stdout) == (where == "elsewhere")
+    assert ("installing 4 packages" in line and "failed: " in line) == (where == "elsewhere")
+    assert ("bin/rnn2rag: No such file" in line) == (where == "here")
