@@ -234,7 +234,7 @@ def test_the_installer_refuses_in_one_line(unpacked, part, wrong, says):
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_the_installer_makes_the_environment_anew_where_the_folder_was_moved(unpacked, where):
-    """In this small bundle pip is nothing but a name, so making it anew ends there; what is installed has no program."""
+    """In this small bundle pip is but a name, so making it anew ends there; what is installed has no program."""
     course = unpacked / "course"
     digest = hashlib.sha256((unpacked / "SHA256SUMS").read_bytes()).hexdigest()
     (course / ".venv").mkdir()
