@@ -70,6 +70,8 @@ def pack(tree: Path) -> Path:
     tracked = tracked_files(tree)
     exercises.check(tree)
     _say("building the book")
+    for left in ("html", ".doctrees"):  # a page that is no more, or put together from parts of two builds
+        shutil.rmtree(into.parent / left, ignore_errors=True)
     pages = book.build(tree).parent
     try:
         with tempfile.TemporaryDirectory(prefix="bundle-", dir=into.parent) as folder:
