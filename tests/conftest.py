@@ -1,7 +1,10 @@
 """What several tests share: small course trees, notebooks, and the command line run as users run it."""
 
+import functools
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,6 +109,41 @@ def graded_cell(nb, grade_id):
 
 def load(path):
     return json.loads(path.read_text(encoding="utf8"))
+
+
+@functools.cache
+def secrets():
+    """Lines that stand in solutions, hidden tests and planted answers and nowhere else."""
+    marked = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)(.*?)### END \1", re.S)
+    lines, public = set(), [path.read_text(encoding="utf8") for path in (ROOT / "chapters").rglob("*.md")]
+    for source in (ROOT / "solutions").glob("*/*.md"):
+        text = source.read_text(encoding="utf8")
+        lines |= {line.strip() for match in marked.finditer(text) for line in match[2].splitlines()}
+        public.append(marked.sub("", text))
+    for source in (ROOT / "solutions").glob("*/*.py"):
+        lines |= {line.strip() for line in source.read_text(encoding="utf8").splitlines()}
+    found = {line for line in lines if len(line) > 30 and not any(line in text for text in public)}
+    assert len(found) > 20
+    return found
+
+
+def text_of(path):
+    """What a file says to a reader: a page without its tags, a notebook as the texts in it."""
+    text = path.read_text(encoding="utf8")
+    if path.suffix == ".html":
+        return html.unescape(re.sub(r"<[^>]*>", "", text))
+    if path.suffix == ".ipynb":
+        return "\n".join(_strings(json.loads(text)))
+    return text
+
+
+def _strings(value):
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return ["".join(value)]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for part in parts for text in _strings(part)]
 
 
 def start_rnn2rag(folder, *arguments, package=False):

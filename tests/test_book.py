@@ -1,8 +1,6 @@
 """The book: built from this tree, then opened page by page in a real browser."""
 
 import gzip
-import html
-import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import chromium, serve
+from conftest import secrets, text_of
 
 from rnn2rag.authoring import book, editions
 from rnn2rag.authoring.markdown import Library
@@ -17,7 +16,6 @@ from rnn2rag.errors import UserError
 from rnn2rag.execute import Run
 
 ROOT = Path(__file__).parents[1]
-MARKED = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)(.*?)### END \1", re.S)
 
 AXE = Axe()
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -172,48 +170,15 @@ def test_every_edition_and_release_can_be_downloaded_byte_for_byte(site, pages):
 
 
 def test_the_built_book_holds_no_solution_and_no_hidden_test(site):
-    secrets = _secrets()
-    assert len(secrets) > 20
+    marks = {f"### {edge} {what}" for edge in ("BEGIN", "END") for what in ("SOLUTION", "HIDDEN TESTS")}
     files = [
         path for path in site.rglob("*") if path.suffix in {".html", ".ipynb", ".js", ".txt", ".md", ".py", ".json"}
     ]
     assert {".html", ".ipynb", ".js"} <= {path.suffix for path in files}
-    texts = {path.relative_to(site): _text(path) for path in files}
-    leaks = [f"{path}: {line}" for path, text in texts.items() for line in secrets if line in text]
+    texts = {path.relative_to(site): text_of(path) for path in files}
+    leaks = [f"{path}: {line}" for path, text in texts.items() for line in secrets() | marks if line in text]
     assert not leaks, "\n".join(leaks)
     assert not [path for path in site.rglob("*") if "misconceptions" in path.name or path.suffix in {".md", ".py"}]
-
-
-def _secrets():
-    """Lines that stand in solutions, hidden tests and planted answers and nowhere else, and the marks around them."""
-    secrets, public = set(), [path.read_text(encoding="utf8") for path in (ROOT / "chapters").rglob("*.md")]
-    for source in (ROOT / "solutions").glob("*/*.md"):
-        text = source.read_text(encoding="utf8")
-        secrets |= {line.strip() for match in MARKED.finditer(text) for line in match[2].splitlines()}
-        public.append(MARKED.sub("", text))
-    for source in (ROOT / "solutions").glob("*/*.py"):
-        secrets |= {line.strip() for line in source.read_text(encoding="utf8").splitlines()}
-    marks = {f"### {edge} {what}" for edge in ("BEGIN", "END") for what in ("SOLUTION", "HIDDEN TESTS")}
-    return {line for line in secrets if len(line) > 30 and not any(line in text for text in public)} | marks
-
-
-def _text(path):
-    """What the file says to a reader: a page without its tags, a notebook as the texts in it."""
-    text = path.read_text(encoding="utf8")
-    if path.suffix == ".html":
-        return html.unescape(re.sub(r"<[^>]*>", "", text))
-    if path.suffix == ".ipynb":
-        return "\n".join(_strings(json.loads(text)))
-    return text
-
-
-def _strings(value):
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return ["".join(value)]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [text for part in parts for text in _strings(part)]
 
 
 @pytest.fixture
@@ -267,7 +232,7 @@ def test_pages_follow_their_editions_and_warnings_fail_every_time(small_tree):
     section = small_tree / "chapters" / "03-small" / "section.md"
     page = small_tree / "_build" / "html" / "chapters" / "03-small" / "section.html"
     assert book.build(small_tree).is_file()
-    first = _text(page)
+    first = text_of(page)
     assert "four, from the edition" in first  # and not what executing the cell would print
     assert "12 CPU-seconds" in first and "456 MB" in first and "torch 2.13.0" in first
 
@@ -280,7 +245,7 @@ def test_pages_follow_their_editions_and_warnings_fail_every_time(small_tree):
     (small_tree / "intro.md").write_text(intro)
     _write_edition(section, cpu_seconds=34.5)
     book.build(small_tree)
-    assert "34 CPU-seconds" in _text(page)
+    assert "34 CPU-seconds" in text_of(page)
 
 
 def test_a_stale_edition_is_refused(small_tree):

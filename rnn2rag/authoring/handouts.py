@@ -52,9 +52,9 @@ def pack(tree: Path) -> Path:
     kept = [*map(editions.edition_path, sources), *released, tree / "requirements.txt", tree / "LICENSE"]
     kept.append(tree / "LICENSE-text")
     contents = {path.relative_to(tree).as_posix(): path.read_bytes() for path in kept}
-    wheel, built = _wheel(tree)
+    name, built = wheel(tree)
     torch = next(line.split()[0] for line in contents["requirements.txt"].decode().splitlines() if line[:6] == "torch=")
-    contents |= {wheel: built, "README.md": _README.replace("WHEEL", f"./{wheel}").replace("TORCH", torch).encode()}
+    contents |= {name: built, "README.md": _README.replace("WHEEL", f"./{name}").replace("TORCH", torch).encode()}
     into = tree / "_build" / "notebooks.zip"
     into.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(into, "w") as archive:
@@ -66,13 +66,13 @@ def pack(tree: Path) -> Path:
     return into
 
 
-def _wheel(tree: Path) -> tuple[str, bytes]:
-    """The file name of the package's wheel, and the wheel."""
+def wheel(tree: Path) -> tuple[str, bytes]:
+    """Return the file name of the package's wheel, and the wheel. Raises UserError where it cannot be built."""
     with tempfile.TemporaryDirectory(prefix="rnn2rag-build-") as folder:
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps"]
         command = [*pip, "--no-build-isolation", "--wheel-dir", folder, str(tree)]
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             raise UserError(f"the wheel cannot be built: {made.stderr.strip().splitlines()[-1]}")
-        wheel = next(Path(folder).glob("*.whl"))
-        return wheel.name, wheel.read_bytes()
+        path = next(Path(folder).glob("*.whl"))
+        return path.name, path.read_bytes()
