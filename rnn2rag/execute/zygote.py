@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 KERNELS = Path("/run/kernels")  # the folders of all kernels, seen by the zygote alone
 OWN = Path("/run/kernel")  # a kernel's own folder
-BOX, SCRATCH, HOME = Path("/box"), Path("/scratch"), Path("/home")
+BOX, SCRATCH, HOME = Path("/run/box"), Path("/run/scratch"), Path("/run/home")  # where no course lies
 WATCH = 0.25  # seconds between two looks at the memory of a submission's processes
 
 # Of Linux: sched.h, sys/mount.h, sys/prctl.h, linux/capability.h
