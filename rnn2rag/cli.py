@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = command("doctor", _doctor, "try everything that notebooks use on this machine")
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+    doctor.add_argument("--bench", action="store_true", help="time each kind of kernel instead, in one line to paste")
     fetch = command("fetch", _fetch, "bring models and data into the cache")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="models and data of the catalog (default: all)")
     check = command("check", _check, "run a filled-in exercise from the top and show its points")
@@ -106,7 +107,7 @@ def _jobs(text: str) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from rnn2rag import doctor
 
-    return doctor.main(options.json)
+    return doctor.bench() if options.bench else doctor.main(options.json)
 
 
 def _fetch(options: argparse.Namespace) -> int:

@@ -195,6 +195,36 @@ def main(as_json: bool = False) -> int:
     return 0 if ready(checks) else 1
 
 
+def bench() -> int:
+    """Time each kind of kernel that the course uses on the device of `runtime`, and print one line to paste."""
+    import torch
+    from torch.nn import functional
+
+    rt = _runtime()
+
+    def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randn(shape, generator=rt.generator()).to(rt.device, dtype)
+
+    found = {}
+    for dtype in dict.fromkeys((torch.float32, rt.dtype)):
+        left, right = random(2048, 2048, dtype=dtype), random(2048, 2048, dtype=dtype)
+        seconds = rt.seconds(lambda left=left, right=right: left @ right)
+        found[f"matmul {_name(dtype)}"] = f"{2 * 2048**3 / seconds / 1e9:.0f} GFLOP/s"
+    large, small = random(2**24), random(1)
+    found["memory"] = f"{2 * 4 * 2**24 / rt.seconds(lambda: large + 1) / 1e9:.0f} GB/s"
+    found["small kernel"] = f"{1e3 * rt.seconds(lambda: [small + 1 for _ in range(1000)]):.1f} us"
+    table, rows = random(50_000, 512), torch.randint(50_000, (8192,), generator=rt.generator()).to(rt.device)
+    found["embedding"] = f"{1e3 * rt.seconds(lambda: functional.embedding(rows, table)):.2f} ms"
+    lstm, inputs = torch.nn.LSTM(256, 512, batch_first=True).to(rt.device), random(32, 64, 256)
+    found["LSTM step"] = f"{1e3 * rt.seconds(lambda: lstm(inputs)[0].sum().backward()):.1f} ms"
+    heads = random(4, 8, 512, 64, dtype=rt.dtype)
+    attend = functional.scaled_dot_product_attention
+    found["attention"] = f"{1e3 * rt.seconds(lambda: attend(heads, heads, heads, is_causal=True)):.2f} ms"
+    measured = ", ".join(f"{kind} {value}" for kind, value in found.items())
+    print(f"bench: {rt.machine}, {rt.device}, {rt.threads} threads, torch {torch.__version__}: {measured}")
+    return 0
+
+
 def browser_program() -> str | None:
     """Return the path of a browser of the Chromium family, or None where there is none."""
     return next(filter(None, map(shutil.which, _BROWSERS)), None)

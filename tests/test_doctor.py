@@ -1,6 +1,7 @@
 """The doctor: what it reports, when the course counts as working, and that a probe which dies takes none with it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -164,3 +165,13 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch)
     with pytest.raises(doctor.Trouble, match="torch is 2.1.0") as trouble:
         doctor._packages()
     assert "-m pip install 'torch>=2.9'" in trouble.value.remedy
+
+
+def test_bench_times_every_kind_of_kernel_in_one_line(examined):
+    command = [Path(sys.executable).with_name("rnn2rag"), "doctor", "--bench"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    chosen, line = done.stdout.splitlines()
+    assert done.returncode == 0 and chosen.startswith("rnn2rag ") and line.startswith("bench: ")
+    found = dict(re.findall(r"[:,] ([A-Za-z][\w ]*?) ([\d.]+) (?:GFLOP/s|GB/s|us|ms)", line))
+    kinds = {"matmul float32", "memory", "small kernel", "embedding", "LSTM step", "attention"}
+    assert kinds <= found.keys() and all(float(value) > 0 for value in found.values())

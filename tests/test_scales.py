@@ -6,6 +6,7 @@ loading is the real one. The sizes are small, and the claims do not hold at them
 
 import ast
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from conftest import ROOT
 from datasets import Dataset
 
-from rnn2rag import catalog, data, machine, pretend
+from rnn2rag import catalog, data, machine, plan, pretend
 from rnn2rag.authoring import editions
 from rnn2rag.errors import UserError
 
@@ -95,6 +96,45 @@ def test_every_cell_runs_at_full_scale_as_on_a_gpu(section, full):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("operations") > 1000
     assert found == {"failures": [], "mixed": [], "early": [], "waits": []}
+
+
+SCALED = """
+import json, os, sys, torch
+from contextlib import nullcontext
+names = {"__name__": "__main__"}
+for cell in json.loads(sys.stdin.read()):
+    exec(cell, names)
+found = []
+torch.backends.mkldnn.enabled = sys.argv[1] == "float32"  # oneDNN has no LSTM in float16 on most processors
+for updates, kind in enumerate(sys.argv[1:], start=1):
+    with nullcontext() if kind == "float32" else torch.autocast(names["rt"].device.type, getattr(torch, kind)):
+        found.append(names["scaled"](updates if kind != "float32" else 2))
+print(json.dumps(found))
+"""
+
+
+def scaled(section, *kinds, **environment):
+    """What a section's training ends at after few updates, in each precision."""
+    recipe = json.dumps(plan.recipe(editions.read(ROOT / section)))
+    command = [sys.executable, "-c", SCALED, *kinds]
+    done = subprocess.run(command, input=recipe, env=os.environ | environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_training_runs_in_mixed_precision(section):
+    losses = scaled(section, "bfloat16", "float16", RNN2RAG_DEVICE="cpu")
+    assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() or torch.backends.mps.is_available()), reason="not run: there is no accelerator"
+)
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_training_on_the_accelerator_is_the_one_on_the_cpu(section):
+    [there], [here] = scaled(section, "float32"), scaled(section, "float32", RNN2RAG_DEVICE="cpu")
+    assert there == pytest.approx(here, rel=1e-2)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
