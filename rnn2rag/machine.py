@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _DEVICE_TREE = Path("/proc/device-tree")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _PROCESS_STATUS = Path("/proc/self/status")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,21 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_memory(device: torch.device) -> int:
+    """Return how many bytes of memory a device has for this process, used or free.
+
+    A GPU's own memory; what Apple recommends as the most for its GPU; for a processor, and for the GPU of a Jetson,
+    which shares it, the machine's memory, or the least limit that a container or a service sets for this process.
+    """
+    import torch
+
+    if device.type == "cuda" and not jetson():
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_memory_limits()])
+
+
 def asset(path: str) -> Path:
     """Return the path of a file under assets/: in the installed package, else in the tree that holds the package.
 
@@ -173,6 +191,21 @@ def asset(path: str) -> Path:
         if (folder / path).exists():
             return folder / path
     raise FileNotFoundError(f"assets/{path}")
+
+
+def _memory_limits() -> Iterator[int]:
+    """Yield the limits in bytes of this process's control group (version 2) and of those around it."""
+    if not _OWN_CGROUP.exists():
+        return
+    for line in _OWN_CGROUP.read_text(encoding="utf8").splitlines():
+        if line.startswith("0::/"):  # relative to the root that this process sees
+            own = Path(os.path.normpath(_CGROUPS / line.removeprefix("0::/")))
+            for place in (own, *own.parents):
+                limit = place / "memory.max"
+                if place.is_relative_to(_CGROUPS) and limit.exists():
+                    value = limit.read_text(encoding="ascii").strip()
+                    if value != "max":
+                        yield int(value)
 
 
 def _version() -> str:

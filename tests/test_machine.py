@@ -3,6 +3,8 @@
 import random
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -175,6 +177,45 @@ def test_a_jetson_is_recognized(release, compatible, model, name, tmp_path, monk
     monkeypatch.setattr(machine, "_DEVICE_TREE", tmp_path)
     assert machine.jetson() == name
     assert (machine.runtime(device="cpu").machine == name) == bool(name)
+
+
+def total_memory():
+    [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")]
+    return int(line.split()[1]) * 1024
+
+
+# In a container the process is in the root group that it sees; a service's process (a JupyterHub's server) is deeper.
+@pytest.mark.parametrize(
+    ("own", "limits", "bytes_left"),
+    [
+        ("0::/", {}, None),
+        ("0::/", {"": "max"}, None),
+        ("0::/", {"": str(2**60)}, None),
+        ("0::/", {"": str(2**29)}, 2**29),
+        ("0::/system.slice/ada.service", {"system.slice": "max", "system.slice/ada.service": str(2**28)}, 2**28),
+        ("0::/system.slice/ada.service", {"system.slice": str(2**27), "system.slice/ada.service": "max"}, 2**27),
+        ("4:memory:/docker\n0::/", {"docker": str(2**27)}, None),
+        ("0::/../outside", {"": str(2**29)}, None),
+    ],
+)
+def test_the_memory_of_the_processor_is_the_machines_or_the_containers(own, limits, bytes_left, tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("1\n")  # beside the groups, and none of them
+    for group, limit in limits.items():
+        (tmp_path / "cgroup" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / group / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "own")
+    assert machine.device_memory(torch.device("cpu")) == (bytes_left or total_memory())
+
+
+def test_the_memory_of_a_gpu_is_its_own_and_that_of_a_jetsons_the_boards(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=15_000_000))
+    for path in ("_OWN_CGROUP", "_JETSON_RELEASE", "_DEVICE_TREE"):
+        monkeypatch.setattr(machine, path, tmp_path / "absent")
+    assert machine.device_memory(torch.device("cuda")) == 15_000_000
+    monkeypatch.setattr(machine, "_JETSON_RELEASE", Path(__file__))
+    assert machine.device_memory(torch.device("cuda")) == total_memory()
 
 
 def test_peak_memory_is_of_this_process_alone():
