@@ -420,7 +420,8 @@ def _accelerator() -> str | None:
     if board and torch.version.cuda is None:
         remedy = "this torch is built without CUDA: install one that is built for this board"
     elif board and board.jetpack == 6 and not torch.version.cuda.startswith("12."):
-        remedy = f"this torch is built for CUDA {torch.version.cuda} and JetPack 6 has CUDA 12: upgrade to JetPack 7.2"
+        has = f"this torch is built for CUDA {torch.version.cuda} and JetPack 6 has CUDA 12"
+        remedy = f"{has}: upgrade to JetPack 7.2, or use a container with a torch for CUDA 12"
     elif board:
         remedy = "`export PATH=/usr/local/cuda/bin:$PATH LD_LIBRARY_PATH=/usr/local/cuda/lib64:$LD_LIBRARY_PATH`"
     raise Trouble(f"there is a GPU, but torch {torch.__version__} cannot use it; the CPU computes", remedy)
