@@ -163,8 +163,7 @@ def resolve(requirements: Iterable[str], machine: Machine, python: str, pip: Pat
     tags = [part for tag in machine.tags for part in ("--platform", tag)]
     options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:", "--quiet", "--report=-"]
     options += ["--implementation=cp", f"--python-version={python}"]
-    variables = {key: value for key, value in os.environ.items() if key not in _LOCAL_SOURCES}
-    variables |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": str(pip)}
+    variables = surroundings(pip)
     while wanted:
         command = [sys.executable, "-m", "pip", "install", *options, *tags, *wanted]
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
@@ -177,6 +176,12 @@ def resolve(requirements: Iterable[str], machine: Machine, python: str, pip: Pat
         missing.append(f"no wheel of {lacking.group(1)}")
         wanted.remove(lacking.group(1))
     return {}, missing
+
+
+def surroundings(pip: Path) -> dict[str, str]:
+    """Return the environment in which the pip of a folder sees the package index alone."""
+    variables = {key: value for key, value in os.environ.items() if key not in _LOCAL_SOURCES}
+    return variables | {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": str(pip)}
 
 
 _LOCAL_SOURCES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT", "PIP_NO_INDEX", "PIP_REQUIREMENT")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rnn2rag.machine import Runtime
 
 _OLDEST_PYTHON = (3, 11)
+_OLDEST_JETPACK = 6
 _PATIENCE = 120.0  # seconds for one probe; the slowest takes about 5 on two cores
 # The largest relative error of a right result; float32 allows for TF32, which keeps 10 bits of each factor.
 _TOLERANCE = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 5e-3}
@@ -409,20 +410,73 @@ def _packages(extra: str = "", show: Sequence[str] = ()) -> str:
     return ", ".join(f"{name} {metadata.version(name)}" for name in show if _installed(name))
 
 
+def _board() -> str | None:
+    """Say which Jetson this is, where it is one."""
+    from rnn2rag import machine
+
+    board = machine.jetson()
+    if board is None:
+        return None
+    facts = [board.name]
+    if board.chip:
+        facts.append(f"{board.chip}, compute capability {board.capability}")
+    if board.linux:
+        facts.append(f"Jetson Linux {board.linux}" + (f" (JetPack {board.jetpack})" if board.jetpack else ""))
+    total = machine.device_memory(_runtime().device)
+    facts.append(f"{total / 1e9:.1f} GB for CPU and GPU together, {_free_memory() / 1e9:.1f} GB of them free")
+    if board.jetpack and board.jetpack < _OLDEST_JETPACK:
+        raise Trouble("; ".join(facts), "for the GPU the course needs JetPack 7.2, or JetPack 6 and a container")
+    return "; ".join(facts)
+
+
+def _free_memory() -> int:
+    """Return what processes can still get of the machine's memory, in bytes (Linux)."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def _accelerator() -> str | None:
     from rnn2rag import machine
 
     chosen = _runtime().device
     if chosen.type != "cpu":
-        return f"{chosen}: {machine.hardware(chosen)}"
+        return f"{chosen}: {machine.hardware(chosen)}{_kernels(chosen) if chosen.type == 'cuda' else ''}"
     if os.environ.get("RNN2RAG_DEVICE") or not any(Path(file).exists() for file in _GPU_FILES):
         return None
     import torch
 
+    board = machine.jetson()
     remedy = "install the torch wheel made for this GPU and its driver"
-    if machine.jetson():
-        remedy = "put CUDA on PATH and LD_LIBRARY_PATH and install the torch wheel made for this board's JetPack"
+    if board and torch.version.cuda is None:
+        remedy = "this torch is built without CUDA: install one that is built for this board"
+    elif board and board.jetpack == 6 and not torch.version.cuda.startswith("12."):
+        has = f"this torch is built for CUDA {torch.version.cuda} and JetPack 6 has CUDA 12"
+        remedy = f"{has}: upgrade to JetPack 7.2, or use a container with a torch for CUDA 12"
+    elif board:
+        remedy = "`export PATH=/usr/local/cuda/bin:$PATH LD_LIBRARY_PATH=/usr/local/cuda/lib64:$LD_LIBRARY_PATH`"
     raise Trouble(f"there is a GPU, but torch {torch.__version__} cannot use it; the CPU computes", remedy)
+
+
+def _kernels(device: torch.device) -> str:
+    """Run a first kernel on a CUDA device, and say so where it is not of the kind that was built for it."""
+    import torch
+
+    capability = torch.cuda.get_device_capability(device)
+    wanted, built = "sm_{}{}".format(*capability), torch.cuda.get_arch_list()
+    try:
+        _first_kernel(device)
+    except RuntimeError as error:
+        if wanted in built:
+            raise
+        has = f"torch {torch.__version__} has kernels for {', '.join(built)}, this GPU needs {wanted}"
+        raise Trouble(f"{has}: {str(error).splitlines()[0]}", "install a torch that is built for this GPU") from None
+    return "" if wanted in built else f"; torch has no kernels made for {wanted}, but others run"
+
+
+def _first_kernel(device: torch.device) -> None:
+    import torch
+
+    (torch.ones(2, device=device) + 1).sum().item()
 
 
 def _device(accelerator: bool) -> torch.device | None:
@@ -603,6 +657,7 @@ PROBES = {
         optional=True,
     ),
     "runtime": Probe(lambda: str(_runtime()), _TORCH),
+    "board": Probe(_board, _CPU, optional=True),
     "accelerator": Probe(_accelerator, _CPU, optional=True),
     "matmul float32": Probe(lambda: _matmul("float32"), _TORCH),
     "matmul bfloat16": Probe(lambda: _matmul("bfloat16"), _FLOAT32, precision="bfloat16"),

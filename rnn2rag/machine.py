@@ -8,8 +8,9 @@ from __future__ import annotations
 import ast
 import operator
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +27,20 @@ SCALES = ("embedded", "full")
 _MOST_THREADS = 1024
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _DEVICE_TREE = Path("/proc/device-tree")
+# What the device tree calls a Jetson's chip: its name, and its GPU's compute capability.
+_CHIPS = {
+    "nvidia,tegra264": ("Thor", "11.0"),
+    "nvidia,tegra234": ("Orin", "8.7"),
+    "nvidia,tegra194": ("Xavier", "7.2"),
+    "nvidia,tegra186": ("TX2", "6.2"),
+    "nvidia,tegra210": ("TX1 or Nano", "5.3"),
+}
+_JETPACKS = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}  # by the major release of Jetson Linux
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _PROCESS_STATUS = Path("/proc/self/status")
 _scale: str | None = None  # what `runtime` chose
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -192,17 +203,40 @@ def available_cores() -> int:
     return cores
 
 
-def jetson() -> str | None:
-    """Return the name of the NVIDIA Jetson board this is, or None elsewhere.
+@dataclass(frozen=True)
+class Board:
+    """An NVIDIA Jetson. Its processor and its GPU share one memory.
 
-    A container often lacks the release file, and not every board's model names NVIDIA; the device tree's list of what
-    the board is compatible with tells in both cases.
+    name: as the board gives it; chip: the module's, None where the device tree does not tell; capability: the GPU's
+    compute capability as "8.7"; linux: the release of Jetson Linux as "36.4.7", None in a container that does not see
+    it. Source of the capabilities: https://developer.nvidia.com/cuda-gpus and .../cuda-legacy-gpus.
     """
-    compatible = _DEVICE_TREE / "compatible"
-    if not _JETSON_RELEASE.exists() and not (compatible.exists() and b"nvidia,tegra" in compatible.read_bytes()):
+
+    name: str
+    chip: str | None
+    capability: str | None
+    linux: str | None
+
+    @property
+    def jetpack(self) -> int | None:
+        """The JetPack that this release of Jetson Linux belongs to; None where that is not known."""
+        return _JETPACKS.get(int(self.linux.partition(".")[0])) if self.linux else None
+
+
+def jetson() -> Board | None:
+    """Return the NVIDIA Jetson board that this is, or None elsewhere.
+
+    Not every board's model names NVIDIA, but the list of what it is compatible with does. A container may lack the
+    release file or hide the device tree; one of the two is enough.
+    """
+    files = _DEVICE_TREE / "compatible", _DEVICE_TREE / "model"
+    compatible, model = (file.read_bytes().decode("utf8", "replace") if file.exists() else "" for file in files)
+    release = _JETSON_RELEASE.read_text(encoding="utf8") if _JETSON_RELEASE.exists() else None
+    if release is None and "nvidia,tegra" not in compatible:
         return None
-    model = _DEVICE_TREE / "model"
-    return model.read_text(encoding="utf8", errors="replace").rstrip("\0\n ") if model.exists() else "NVIDIA Jetson"
+    chip, capability = next((_CHIPS[part] for part in compatible.split("\0") if part in _CHIPS), (None, None))
+    found = re.search(r"R(\d+) .*?REVISION: ([\d.]+)", release or "")  # "# R36 (release), REVISION: 4.7, GCID: ..."
+    return Board(model.rstrip("\0\n ") or "NVIDIA Jetson", chip, capability, found and ".".join(found.groups()))
 
 
 def hardware(device: torch.device) -> str:
@@ -211,7 +245,7 @@ def hardware(device: torch.device) -> str:
 
     board = jetson()
     if board:
-        return board
+        return f"{board.name}, {device_memory(device) / 1e9:.0f} GB for CPU and GPU together"
     if device.type == "cuda":
         import torch
 
@@ -236,19 +270,20 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def device_memory() -> int:
-    """Return the bytes that the device of `runtime` may use in all.
+def device_memory(device: torch.device | None = None) -> int:
+    """Return how many bytes of memory a device (by default the one that `runtime` chooses) has, used or free.
 
-    A GPU of its own has its own memory. A Jetson's GPU, Apple's and the CPU use the machine's, or as much of it as a
-    container is allowed.
+    A GPU's own memory; what Apple recommends as the most for its GPU; for a processor, and for the GPU of a Jetson,
+    which shares it, the machine's memory, or the least limit that a container or a service sets for this process.
     """
     import torch
 
-    if (os.environ.get("RNN2RAG_DEVICE") or _best_device()) == "cuda" and not jetson():
-        return torch.cuda.mem_get_info()[1]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _MEMORY_LIMIT.read_text(encoding="ascii").strip() if _MEMORY_LIMIT.exists() else "max"
-    return memory if limit == "max" else min(memory, int(limit))
+    device = device or torch.device(_choice("device", None, DEVICES) or _best_device())
+    if device.type == "cuda" and not jetson():
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_memory_limits()])
 
 
 def asset(path: str) -> Path:
@@ -284,6 +319,21 @@ def _soften_assertions(soft: bool) -> None:
         shell.ast_transformers[:] = [one for one in shell.ast_transformers if not isinstance(one, _Report)]
         if soft:
             shell.ast_transformers.append(_Report())
+
+
+def _memory_limits() -> Iterator[int]:
+    """Yield the limits in bytes of this process's control group (version 2) and of those around it."""
+    if not _OWN_CGROUP.exists():
+        return
+    for line in _OWN_CGROUP.read_text(encoding="utf8").splitlines():
+        if line.startswith("0::/"):  # relative to the root that this process sees
+            own = Path(os.path.normpath(_CGROUPS / line.removeprefix("0::/")))
+            for place in (own, *own.parents):
+                limit = place / "memory.max"
+                if place.is_relative_to(_CGROUPS) and limit.exists():
+                    value = limit.read_text(encoding="ascii").strip()
+                    if value != "max":
+                        yield int(value)
 
 
 def _version() -> str:

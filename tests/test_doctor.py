@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
-from rnn2rag import doctor
+from rnn2rag import doctor, machine
 from rnn2rag.doctor import Check
 from rnn2rag.execute import sandbox
 
@@ -127,6 +128,73 @@ def test_a_process_that_does_not_start_says_why():
     with pytest.raises(doctor.Trouble, match="KeyError: 'no such probe'"):
         process.answer()
     process.close()
+
+
+def jetson(monkeypatch, linux, chip="Orin"):
+    board = machine.Board("NVIDIA Jetson Orin Nano Developer Kit", chip, chip and "8.7", linux)
+    monkeypatch.setattr(machine, "jetson", lambda: board)
+    monkeypatch.setattr(doctor, "_runtime", lambda: SimpleNamespace(device=torch.device("cpu")))
+
+
+def test_a_board_is_named_with_its_shared_memory(monkeypatch):
+    assert doctor._try("board") is None
+    jetson(monkeypatch, "39.2.1")
+    check = doctor._try("board")
+    assert check.status == "ok" and check.detail.startswith(
+        "NVIDIA Jetson Orin Nano Developer Kit; Orin, compute capability 8.7; Jetson Linux 39.2.1 (JetPack 7); "
+    )
+    total, free = map(float, re.findall(r"([\d.]+) GB", check.detail))
+    assert total == round(psutil.virtual_memory().total / 1e9, 1) and 0 < free < total
+
+
+def test_a_board_in_a_container_tells_what_it_can(monkeypatch):
+    jetson(monkeypatch, None, chip=None)
+    assert re.match(r"NVIDIA Jetson Orin Nano Developer Kit; [\d.]+ GB for", doctor._try("board").detail)
+
+
+def test_a_jetpack_that_is_too_old_is_trouble(monkeypatch):
+    jetson(monkeypatch, "35.4.1")
+    check = doctor._try("board")
+    assert check.status == "fail" and "(JetPack 5)" in check.detail and "JetPack 7.2" in check.remedy
+    assert doctor.PROBES["board"].optional  # so it is a warning: the CPU computes
+
+
+@pytest.mark.parametrize(
+    ("linux", "cuda", "remedy"),
+    [
+        ("39.2.1", None, "without CUDA"),
+        ("36.4.7", "13.0", "JetPack 6 has CUDA 12"),
+        ("36.4.7", "12.6", "LD_LIBRARY_PATH"),
+        ("39.2.1", "13.0", "LD_LIBRARY_PATH"),
+        (None, "13.0", "LD_LIBRARY_PATH"),
+    ],
+)
+def test_a_board_whose_gpu_torch_cannot_use_says_why(linux, cuda, remedy, monkeypatch):
+    monkeypatch.delenv("RNN2RAG_DEVICE", raising=False)
+    monkeypatch.setattr(doctor, "_GPU_FILES", (__file__,))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    jetson(monkeypatch, linux)
+    check = doctor._try("accelerator")
+    assert check.status == "fail" and "cannot use it" in check.detail and remedy in check.remedy
+
+
+def test_a_torch_that_was_not_built_for_the_gpu_is_told_by_a_kernel(monkeypatch):
+    def no_image(device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr(doctor, "_runtime", lambda: SimpleNamespace(device=torch.device("cuda")))
+    monkeypatch.setattr(machine, "hardware", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 7))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_110"])
+    monkeypatch.setattr(doctor, "_first_kernel", no_image)
+    check = doctor._try("accelerator")
+    assert "kernels for sm_80, sm_110, this GPU needs sm_87: CUDA error: no kernel image" in check.detail
+    assert check.status == "fail" and "more" not in check.detail and "built for this GPU" in check.remedy
+
+    monkeypatch.setattr(doctor, "_first_kernel", lambda device: None)
+    assert doctor._try("accelerator").detail == "cuda: a GPU; torch has no kernels made for sm_87, but others run"
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_87"])
+    assert doctor._try("accelerator").detail == "cuda: a GPU"
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(4), torch.full((4,), torch.nan), torch.ones(4) * 1.01])

@@ -7,6 +7,9 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -15,6 +18,7 @@ import torch
 from rnn2rag import machine
 from rnn2rag.errors import UserError
 
+BOARDS = tomllib.loads((Path(__file__).parent / "boards.toml").read_text(encoding="utf8"))["board"]
 VARIABLES = [f"RNN2RAG_{name}" for name in ("DEVICE", "PRECISION", "SCALE", "SEED", "THREADS")]
 # Every function of torch.cuda, and every one that is CUDA's in torch's C++ half, raises when it is called.
 TRAP = """
@@ -152,33 +156,90 @@ def test_a_container_limits_the_cores(limit, cores, tmp_path, monkeypatch):
     assert machine.available_cores() == (cores or all_of_them)
 
 
-# As boards report themselves; the second in a container, without the release file, and without NVIDIA in its model.
+def tree(folder, monkeypatch, compatible=None, model=None, release=None):
+    """Let the machine be one with this device tree and this release file."""
+    for name, content in (("compatible", compatible), ("model", model)):
+        if content:
+            (folder / name).write_bytes("\0".join([*content, ""]).encode())
+    if release:
+        (folder / "nv_tegra_release").write_text(
+            f"# {release}, GCID: 1, BOARD: generic, EABI: aarch64\nINSTALL_TYPE=\n"
+        )
+    monkeypatch.setattr(machine, "_JETSON_RELEASE", folder / "nv_tegra_release")
+    monkeypatch.setattr(machine, "_DEVICE_TREE", folder)
+
+
+@pytest.mark.parametrize("recorded", BOARDS, ids=lambda recorded: recorded["board"])
+def test_a_jetson_is_recognized_by_its_device_tree(recorded, tmp_path, monkeypatch):
+    tree(tmp_path, monkeypatch, recorded["compatible"], [recorded["model"]])
+    board = machine.jetson()
+    assert (board.name, board.chip, board.capability) == tuple(recorded[key] for key in ("model", "chip", "capability"))
+    line = str(machine.runtime(device="cpu"))
+    assert line.startswith(f"{recorded['model']}, ") and "GB for CPU and GPU together · cpu" in line
+
+
 @pytest.mark.parametrize(
-    ("release", "compatible", "model", "name"),
+    ("release", "linux", "jetpack"),
     [
-        (
-            True,
-            b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0",
-            "NVIDIA Jetson Orin Nano\0",
-            "NVIDIA Jetson Orin Nano",
-        ),
-        (False, b"nvidia,p3737-0000+p3701-0005\0nvidia,tegra234\0", "Jetson AGX Orin\0", "Jetson AGX Orin"),
-        (True, None, None, "NVIDIA Jetson"),
-        (False, b"raspberrypi,5-model-b\0brcm,bcm2712\0", "Raspberry Pi 5 Model B\0", None),
-        (False, None, None, None),
+        ("R32 (release), REVISION: 7.2", "32.7.2", 4),
+        ("R35 (release), REVISION: 4.1", "35.4.1", 5),
+        ("R36 (release), REVISION: 4.7", "36.4.7", 6),
+        ("R38 (release), REVISION: 2.2", "38.2.2", 7),
+        ("R39 (release), REVISION: 2.1", "39.2.1", 7),
+        ("R99 (release), REVISION: 1.0", "99.1.0", None),
+        ("something else", None, None),
     ],
 )
-def test_a_jetson_is_recognized(release, compatible, model, name, tmp_path, monkeypatch):
-    if release:
-        (tmp_path / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.7\n")
-    if compatible:
-        (tmp_path / "compatible").write_bytes(compatible)
-    if model:
-        (tmp_path / "model").write_text(model)
-    monkeypatch.setattr(machine, "_JETSON_RELEASE", tmp_path / "nv_tegra_release")
-    monkeypatch.setattr(machine, "_DEVICE_TREE", tmp_path)
-    assert machine.jetson() == name
-    assert (machine.runtime(device="cpu").machine == name) == bool(name)
+def test_the_release_tells_the_jetpack_where_a_container_hides_the_tree(release, linux, jetpack, tmp_path, monkeypatch):
+    tree(tmp_path, monkeypatch, release=release)
+    board = machine.jetson()
+    assert (board.name, board.chip, board.linux, board.jetpack) == ("NVIDIA Jetson", None, linux, jetpack)
+
+
+@pytest.mark.parametrize("compatible", [["raspberrypi,5-model-b", "brcm,bcm2712"], None])
+def test_another_board_is_no_jetson(compatible, tmp_path, monkeypatch):
+    tree(tmp_path, monkeypatch, compatible, ["Raspberry Pi 5 Model B Rev 1.0"])
+    assert machine.jetson() is None
+    assert "together" not in machine.runtime(device="cpu").machine
+
+
+def total_memory():
+    [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")]
+    return int(line.split()[1]) * 1024
+
+
+# In a container the process is in the root group that it sees; a service's process (a JupyterHub's server) is deeper.
+@pytest.mark.parametrize(
+    ("own", "limits", "bytes_left"),
+    [
+        ("0::/", {}, None),
+        ("0::/", {"": "max"}, None),
+        ("0::/", {"": str(2**60)}, None),
+        ("0::/", {"": str(2**29)}, 2**29),
+        ("0::/system.slice/ada.service", {"system.slice": "max", "system.slice/ada.service": str(2**28)}, 2**28),
+        ("0::/system.slice/ada.service", {"system.slice": str(2**27), "system.slice/ada.service": "max"}, 2**27),
+        ("4:memory:/docker\n0::/", {"docker": str(2**27)}, None),
+        ("0::/../outside", {"": str(2**29)}, None),
+    ],
+)
+def test_the_memory_of_the_processor_is_the_machines_or_the_containers(own, limits, bytes_left, tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("1\n")  # beside the groups, and none of them
+    for group, limit in limits.items():
+        (tmp_path / "cgroup" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / group / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "own")
+    assert machine.device_memory(torch.device("cpu")) == (bytes_left or total_memory())
+
+
+def test_the_memory_of_a_gpu_is_its_own_and_that_of_a_jetsons_the_boards(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=15_000_000))
+    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "absent")
+    tree(tmp_path, monkeypatch)
+    assert machine.device_memory(torch.device("cuda")) == 15_000_000
+    tree(tmp_path, monkeypatch, BOARDS[0]["compatible"])
+    assert machine.device_memory(torch.device("cuda")) == total_memory()
 
 
 def test_peak_memory_is_of_this_process_alone():

@@ -126,6 +126,55 @@ def test_a_plain_install_brings_no_tools_for_teaching_or_authors():
     assert not plain & {"notebook", "jupyterlab", "dask", "distributed", "sphinx"}
 
 
+def test_the_log_of_aarch64_has_the_numbers_of_the_present_code():
+    """The steps run here, unemulated; their numbers are those in the log, which was within its own tolerance."""
+    aarch64 = script("aarch64")
+    lines = aarch64.LOG.read_text(encoding="utf8").splitlines()
+    assert lines[-1] == "outside of the tolerance: nothing"
+    logged = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line)[-1] for line in lines if "  " in line}
+    assert aarch64.TORCH.replace("==", " ").split()[1] in logged["import torch"]
+    compared = 0
+    for name, found, _ in aarch64.results([sys.executable], [ROOT]):
+        if isinstance(found, list):
+            numbers = [float(number) for number in logged[name].split(", ")]
+            assert aarch64.compare(found, numbers) < 1e-4, f"{name}: run python .ci/aarch64.py again"
+            compared += len(found)
+        else:
+            assert name in logged
+    assert logged["in words"] == found
+    assert compared == 3 + 2 * 8 + 1 + 3
+
+
+def test_what_differs_on_aarch64_is_told():
+    aarch64 = script("aarch64")
+    assert aarch64.compare([2.0, 4.0], [2.0, 4.0004]) == pytest.approx(1e-4)
+    assert aarch64.compare([1165.0], [1166.0]) > aarch64.TOLERANCE and aarch64.compare("3.11.7", "3.11.2") is None
+    with pytest.raises(ValueError):
+        aarch64.compare([1.0], [1.0, 2.0])
+    with pytest.raises(SystemExit, match="ended with exit status 3"):
+        list(aarch64.results([sys.executable, "-c", "raise SystemExit(3)"], []))
+
+
+def test_where_the_emulation_cannot_run_one_line_says_why(monkeypatch):
+    aarch64 = script("aarch64")
+    monkeypatch.setattr(aarch64.platform, "system", lambda: "Darwin")
+    assert aarch64.obstacle().startswith("this is Darwin ")
+    monkeypatch.setattr(aarch64.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(aarch64.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(aarch64.shutil, "which", lambda program: None)
+    assert "apt-get install qemu-user-static debootstrap" in aarch64.obstacle()
+    monkeypatch.setattr(aarch64.shutil, "which", lambda program: "/usr/bin/" + program)
+    monkeypatch.setattr(aarch64.os, "geteuid", lambda: 1000)
+    assert aarch64.obstacle() == "debootstrap needs root"
+
+
+def test_the_page_on_the_jetson_speaks_of_the_pinned_torch(pinned):
+    """What it says of the kernels in torch's package for aarch64 was read from that very package."""
+    page = (ROOT / "chapters" / "guide" / "jetson.md").read_text(encoding="utf8")
+    assert f"the package of torch {str(pinned['torch'].specifier).removeprefix('==')})" in page
+    assert all((ROOT / named).exists() for named in re.findall(r"`(\.ci/\S+)`", page))
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_calls_what_is_there(path, wheels):
     workflow = yaml.safe_load(path.read_text(encoding="utf8"))
