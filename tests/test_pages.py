@@ -34,7 +34,7 @@ chapters:
 """
 PAGES = {
     "intro.md": "# A small book\n\n## One heading\n\nOf two sections.\n",
-    f"chapters/{CHAPTER}/index.md": "# Small things\n\n## What for\n\nTo be tested.\n",
+    f"chapters/{CHAPTER}/index.md": "# Small things\n\n## What for\n\nOpen gh/OWNER/NAME, or gh%2FOWNER%2FNAME.\n",
     f"chapters/{CHAPTER}/problems.md": "# Problems\n\n## What is in it\n\n```{problem-set}\n```\n",
     "chapters/guide/status.md": "# The notebooks\n\n```{notebook-status}\n```\n",
     "chapters/guide/claims.md": "# The claims\n\n```{claims-table}\n```\n",
@@ -205,6 +205,12 @@ def test_with_an_address_pages_can_be_edited_reported_and_opened(public):
     assert f'href="{colab}/chapters/{CHAPTER}/first.ipynb"' in section
     assert "%pip install" not in section and "@title" not in section  # the notebook begins with it
     assert "Edit this page" not in public["search"]
+
+
+def test_a_page_gives_the_address_that_the_course_has(private, public):
+    index = f"chapters/{CHAPTER}/index"
+    assert "Open gh/OWNER/NAME, or gh%2FOWNER%2FNAME." in words(private[index])
+    assert "Open gh/someone/course, or gh%2Fsomeone%2Fcourse." in words(public[index])
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])

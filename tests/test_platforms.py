@@ -1,22 +1,36 @@
-"""Where the course installs: the pins, the lower bounds, the workflows, the licenses. Nothing here asks the network."""
+"""Where the course installs: the pins, the lower bounds, the workflows, containers, Binder, hubs, the licenses.
+
+Nothing here asks the network.
+"""
 
 import importlib.util
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import copy_set, make_tree
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rnn2rag
+from rnn2rag import catalog, cli, course
+from rnn2rag.authoring import lab
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CONTAINER = ROOT / "assets" / "classroom" / "Dockerfile"
+BINDER = ROOT / ".binder"
+ROOMS = ROOT / "chapters" / "guide" / "classrooms.md"
 
 
 def script(name):
@@ -212,3 +226,167 @@ def test_the_citation_and_the_licenses():
     text = (ROOT / "LICENSE-text").read_text(encoding="utf8")
     assert "Creative Commons Attribution 4.0 International Public License" in text
     assert all(f"\nSection {number} -- " in text for number in range(1, 9))
+
+
+def instructions(text):
+    """The instructions of a container file: each word in capitals, and what it says."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [line.split(maxsplit=1) for line in "\n".join(lines).replace("\\\n", " ").splitlines()]
+
+
+def build(folder):
+    """Put what the container file copies into a folder that stands for the container's root; return its paths there."""
+    workdir, copied = Path("/"), []
+    for word, rest in instructions(CONTAINER.read_text(encoding="utf8")):
+        if word == "WORKDIR":
+            workdir = Path(rest)
+        if word == "COPY":
+            *sources, target = [part for part in shlex.split(rest) if not part.startswith("--")]
+            for source in sources:
+                into = folder / str(workdir / target).lstrip("/")
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, into, dirs_exist_ok=True)
+                else:
+                    into.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / source, into)
+                copied.append(source)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("container")
+    return folder, build(folder)
+
+
+def test_the_container_holds_no_solutions(container):
+    folder, copied = container
+    assert not {path.split("/")[0] for path in copied} & {".", "solutions", "tests", "release.key", "gradebook.db"}
+    assert not [*folder.rglob("misconceptions.py"), *folder.rglob("release.key")]
+    released = list(folder.glob("home/student/course/exercises/*/*.ipynb"))
+    assert released
+    assert not [path for path in released for mark in course.MARKS if mark in path.read_text(encoding="utf8")]
+
+
+def test_what_the_container_copies_is_enough(container):
+    """The package can be built from it, its requirements are the pins, and the start page leads to every notebook."""
+    folder, _ = container
+    build, student = folder / "opt" / "course", folder / "home" / "student" / "course"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps"]
+    made = subprocess.run(
+        [*pip, "--no-build-isolation", "--wheel-dir", folder, build], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert len(list(folder.glob("rnn2rag-*.whl"))) == 1
+    assert (build / "requirements.txt").read_bytes() == (ROOT / "requirements.txt").read_bytes()
+    assert lab.start_page(student) == lab.start_page(ROOT)
+    assert (student / "nbgrader_config.py").exists()
+    assert (folder / "usr/local/etc/jupyter/labconfig/default_setting_overrides.json").exists()
+
+
+def test_the_container_does_not_run_as_root_and_answers_from_outside():
+    said = instructions(CONTAINER.read_text(encoding="utf8"))
+    users = [rest for word, rest in said if word == "USER"]
+    assert users == ["1000"]
+    assert any(word == "RUN" and f"useradd --create-home --uid {users[0]} student" in rest for word, rest in said)
+    settings = json.loads(re.search(r"echo '(\{.+\})' > \S+/jupyter_server_config\.json", CONTAINER.read_text())[1])
+    assert settings == {"ServerApp": {"ip": "0.0.0.0", "open_browser": False}}
+
+
+@pytest.mark.parametrize("path", [CONTAINER, BINDER / "postBuild", BINDER / "start", ROOMS], ids=lambda path: path.name)
+def test_a_classrooms_file_calls_what_is_there(path):
+    text = path.read_text(encoding="utf8")
+    called = re.findall(r"(?:^|&& |\$ |`|RUN |RNN2RAG_CACHE=\S+ )rnn2rag ((?:[\w-]+ ?)+)", text, re.M)
+    called += [" ".join(json.loads(line)[1:]) for line in re.findall(r"^CMD (\[\"rnn2rag\".+)$", text, re.M)]
+    assert called or path.name == "start"
+    commands = next(action.choices for action in cli._parser()._actions if action.choices)
+    for name, *options in map(str.split, called):
+        assert name in commands
+        assert all(option in commands[name].format_help() for option in options if option.startswith("-")), called
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.M))
+    assert set(re.findall(r"[$`]\s?make (\w+)", text)) <= targets
+    named = re.findall(r"(?<![\w/.])((?:assets|exercises|solutions|\.binder)/[\w./-]*)", text)
+    assert all((ROOT / name).exists() for name in named), named
+
+
+def test_the_container_and_binder_have_one_python(wheels):
+    container = re.search(r"^FROM python:(\d+\.\d+)-slim-\w+$", CONTAINER.read_text(encoding="utf8"), re.M)[1]
+    assert (BINDER / "runtime.txt").read_text(encoding="utf8") == f"python-{container}\n"
+    assert container in wheels.PYTHONS
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{container}.0")
+
+
+def test_binders_requirements_are_the_pins():
+    lines = (BINDER / "requirements.txt").read_text(encoding="utf8").splitlines()
+    (included,) = [line.split()[1] for line in lines if line.startswith("-r ")]
+    assert (BINDER / included).resolve() == ROOT / "requirements.txt"
+    (index,) = [line.split()[1] for line in lines if line.startswith("--extra-index-url ")]
+    assert f"TORCH_INDEX={index}\n" in CONTAINER.read_text(encoding="utf8")
+    assert f"--index-url {index}\n" in (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def test_binders_scripts_do_what_they_say(tmp_path):
+    """All but what pip does in postBuild; models and data are in the cache already."""
+    tree = make_tree(tmp_path / "course")
+    shutil.copytree(ROOT / "chapters", tree / "chapters", dirs_exist_ok=True)
+    copy_set(tree, ROOT)
+    shutil.copytree(BINDER, tree / ".binder")
+    (tree / "assets" / "jupyter").mkdir(parents=True, exist_ok=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, line in {"pip": "", "python": f'exec {sys.executable} "$@"', "rnn2rag": 'test "$*" = fetch'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf8")
+        (programs / name).chmod(0o755)
+    own = {"PATH": f"{programs}:{os.environ['PATH']}", "JUPYTER_DATA_DIR": str(tmp_path / "data")}
+    ran = subprocess.run([tree / ".binder/postBuild"], cwd=tree, env=os.environ | own, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (tree / lab.START).read_text(encoding="utf8") == lab.start_page(ROOT)
+    assert (tmp_path / "data" / "nbsignatures.db").exists()
+    start = [tree / ".binder" / "start", "printenv", "JUPYTER_CONFIG_PATH"]
+    told = subprocess.run(start, cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
+    assert Path(told) == tree / "assets" / "jupyter"
+    assert f"lab%2Ftree%2F{lab.START}" in ROOMS.read_text(encoding="utf8")
+
+
+def test_container_files_are_clean():
+    hadolint = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if hadolint is None:
+        stop = pytest.fail if os.environ.get("CI") else pytest.skip
+        stop("not run: no hadolint: pip install -r requirements.txt")
+    examples = re.findall(r"```dockerfile\n(.+?)```", ROOMS.read_text(encoding="utf8"), re.S)
+    assert len(examples) == 1
+    for text in (CONTAINER.read_text(encoding="utf8"), *examples):
+        # DL3008 wants exact versions of Debian's packages, which leave Debian's servers when the next one comes.
+        ran = subprocess.run([hadolint, "--ignore=DL3008", "-"], input=text, capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout
+
+
+def test_a_cache_that_nobody_may_write_serves_models_and_data(tmp_path):
+    """As the students of a hub have it; also to root, without the right to write everywhere."""
+    shared = tmp_path / "cache"
+    for path in catalog.cache_dir().glob("[!.]*/*"):
+        (shared / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (shared / path.parent.name / path.name).symlink_to(path)
+    for folder in (*shared.iterdir(), shared):
+        folder.chmod(0o555)
+    program = """import os
+from rnn2rag import catalog, cli, data, models
+
+try:
+    open(f"{os.environ['RNN2RAG_CACHE']}/file", "w")
+    raise SystemExit("the cache can be written")
+except PermissionError:
+    pass
+for name in catalog.names("model"):
+    models.load(name)
+for name in catalog.names("data"):
+    data.load(name)
+raise SystemExit(cli.main(["fetch"]))"""
+    drop = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+    surroundings = os.environ | {"RNN2RAG_CACHE": str(shared), "HOME": str(tmp_path)}
+    command = [*drop, sys.executable, "-c", program]
+    ran = subprocess.run(command, env=surroundings, capture_output=True, text=True)
+    for folder in (shared, *shared.iterdir()):
+        folder.chmod(0o755)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [f"{name}: in the cache" for name in catalog.names()]

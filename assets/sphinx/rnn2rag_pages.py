@@ -9,7 +9,8 @@
 - ``problem-set``: the problems of a chapter's set, from the notebook that students open.
 - Terms of the glossary show their definition where they are used.
 - An entry of the References names the sections that cite it.
-- With `public_address` set in _config.yml, pages can be edited and reported there, and notebooks opened in Colab.
+- With `public_address` set in _config.yml, pages can be edited and reported there, notebooks opened in Colab, and links
+  that a page gives for OWNER/NAME lead there.
 """
 
 from __future__ import annotations
@@ -404,6 +405,13 @@ def follow_files(app: Sphinx, docname: str, source: list[str]) -> None:
         app.env.note_dependency(app.env.doc2path(GLOSSARY))
 
 
+def name_repository(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the repository of the public address in the place of OWNER/NAME, also where it is a part of an address."""
+    name = app.config.public_address.removeprefix("https://github.com/")
+    if name:
+        source[0] = source[0].replace("OWNER/NAME", name).replace("OWNER%2FNAME", quote(name, safe=""))
+
+
 def define_terms(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
@@ -480,6 +488,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("problem-set", ProblemSet)
     app.connect("config-inited", check_address)
     app.connect("source-read", follow_files)
+    app.connect("source-read", name_repository)
     app.connect("env-updated", pages_with_references)
     app.connect("doctree-resolved", link_back)
     app.connect("html-page-context", define_terms)

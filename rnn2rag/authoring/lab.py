@@ -29,12 +29,17 @@ def start(root: Path) -> NoReturn:
     """Become JupyterLab, opened on the course's start page. Raises UserError where JupyterLab is not installed."""
     if importlib.util.find_spec("jupyterlab") is None:
         raise UserError("JupyterLab is not installed: run `pip install -r requirements.txt` in the course's folder")
-    (root / START).write_text(start_page(root), encoding="utf8")
-    trust(root)
+    prepare(root)
     os.chdir(root)
     settings = [str(root / "assets" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")]
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, settings))
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{START}"])
+
+
+def prepare(root: Path) -> None:
+    """Write the start page, and let this user's JupyterLab show the figures of the editions."""
+    (root / START).write_text(start_page(root), encoding="utf8")
+    trust(root)
 
 
 def start_page(root: Path) -> str:
