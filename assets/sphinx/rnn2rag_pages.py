@@ -89,7 +89,7 @@ class ScaleTable(SphinxDirective):
             (nodes.literal(text=what) if what in found["full"]["sizes"] else what, *at)
             for what, *at in plan.rows(found)
         ]
-        return [_table(("", "here", "at full scale"), rows), nodes.paragraph(text=plan.COMPUTED)]
+        return [_table(("size", "here", "at full scale"), rows), nodes.paragraph(text=plan.COMPUTED)]
 
 
 class MachinesTable(SphinxDirective):

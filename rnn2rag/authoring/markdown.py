@@ -146,7 +146,7 @@ class Page:
         found = self.library.plans.get(self.path.relative_to(self.library.root).as_posix())
         if not found:
             raise UserError(f"{self.path}: has no plan; run `rnn2rag plan`")
-        yield from ("| | here | at full scale |", "|---|---|---|")
+        yield from ("| size | here | at full scale |", "|---|---|---|")
         yield from (f"| {what} | {small} | {large} |" for what, small, large in plan.rows(found))
         yield from ("", plan.COMPUTED)
 
