@@ -109,7 +109,7 @@ def steps() -> Iterator[tuple[str, list[float] | str]]:
     prompt = tokenizer(PROMPT, return_tensors="pt")
     tokens = model.generate(**prompt, max_new_tokens=3, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     yield "SmolLM2, three tokens", [float(token) for token in tokens]
-    yield "in words", f"{PROMPT}{tokenizer.decode(tokens)}"
+    yield "in words", f"...{tokenizer.decode(tokens)}"
 
 
 def work() -> None:
