@@ -10,12 +10,12 @@ must agree, and every token be the same.
 
 needs Linux on x86-64, root, and two programs: ``apt-get install qemu-user-static debootstrap``. Run it with the
 course's Python (`.venv/bin/python`), once `rnn2rag fetch` has brought models and data. FOLDER (where none is named,
-``~/.cache/rnn2rag-aarch64``) keeps root and packages for the next run, 1.5 GB. The log goes to
+``~/.cache/rnn2rag-aarch64``) keeps root and packages for the next run, 2 GB. The log goes to
 ``assets/platforms/aarch64.log``, which the page on the Jetson shows; a test compares its numbers with those of the
 present code. Exit status 1: a number differs, or a step failed.
 
-torch's own wheel for aarch64 is a build for CUDA from 2.10 on, and does not import without NVIDIA's libraries; so the
-last one before it takes the place of the pinned torch there. This shows that code and packages work on the
+From 2.11 on PyPI's torch for aarch64 is built for CUDA 13 and asks for NVIDIA's libraries; so the last one before that,
+without CUDA, takes the place of the pinned torch there. This shows that code and packages work on the
 architecture. It says nothing about a board's GPU or its speed.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "assets" / "platforms" / "aarch64.log"
-TORCH = "torch==2.9.1"
+TORCH = "torch==2.10.0"
 DEBIAN, MIRROR = "bookworm", "http://deb.debian.org/debian"
 PYTHON = "3.11"  # Debian's there
 EMULATOR = "qemu-aarch64-static"
@@ -109,7 +109,7 @@ def steps() -> Iterator[tuple[str, list[float] | str]]:
     prompt = tokenizer(PROMPT, return_tensors="pt")
     tokens = model.generate(**prompt, max_new_tokens=3, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     yield "SmolLM2, three tokens", [float(token) for token in tokens]
-    yield "in words", f"{PROMPT}{tokenizer.decode(tokens)}"
+    yield "in words", f"...{tokenizer.decode(tokens)}"
 
 
 def work() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
+import psutil
 import pytest
 import torch
 
@@ -203,11 +204,6 @@ def test_another_board_is_no_jetson(compatible, tmp_path, monkeypatch):
     assert "together" not in machine.runtime(device="cpu").machine
 
 
-def total_memory():
-    [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")]
-    return int(line.split()[1]) * 1024
-
-
 # In a container the process is in the root group that it sees; a service's process (a JupyterHub's server) is deeper.
 @pytest.mark.parametrize(
     ("own", "limits", "bytes_left"),
@@ -230,7 +226,7 @@ def test_the_memory_of_the_processor_is_the_machines_or_the_containers(own, limi
     (tmp_path / "own").write_text(f"{own}\n")
     monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "own")
-    assert machine.device_memory(torch.device("cpu")) == (bytes_left or total_memory())
+    assert machine.device_memory(torch.device("cpu")) == (bytes_left or psutil.virtual_memory().total)
 
 
 def test_the_memory_of_a_gpu_is_its_own_and_that_of_a_jetsons_the_boards(tmp_path, monkeypatch):
@@ -239,7 +235,7 @@ def test_the_memory_of_a_gpu_is_its_own_and_that_of_a_jetsons_the_boards(tmp_pat
     tree(tmp_path, monkeypatch)
     assert machine.device_memory(torch.device("cuda")) == 15_000_000
     tree(tmp_path, monkeypatch, BOARDS[0]["compatible"])
-    assert machine.device_memory(torch.device("cuda")) == total_memory()
+    assert machine.device_memory(torch.device("cuda")) == psutil.virtual_memory().total
 
 
 def test_peak_memory_is_of_this_process_alone():
