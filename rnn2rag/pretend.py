@@ -221,6 +221,8 @@ class Device:
 
     @staticmethod
     def _address(tensor: torch.Tensor) -> int:
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # as torch.func.vmap makes them
+            tensor = torch._C._functorch.get_unwrapped(tensor)
         return tensor.untyped_storage()._cdata
 
     def _allocate(self, address: int, tensor: torch.Tensor) -> None:

@@ -146,7 +146,8 @@ def submit(image, tmp_path):
             path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf8")
         about = {"created_at": "2027-03-01T14:22:32-07:00", "users": [{"name": "Ada", "email": "ada@example.com"}]}
         (root / "autograder" / "submission_metadata.json").write_text(json.dumps(about), encoding="utf8")
-        ran = container(root, "bash", "-c", "./run_autograder && grep -h ^Uid: /proc/[0-9]*/status", network=network)
+        left = "{ grep -hs ^Uid: /proc/[0-9]*/status; true; }"  # one may end between the list and the look
+        ran = container(root, "bash", "-c", f"./run_autograder && {left}", network=network)
         assert ran.returncode == 0, ran.stderr
         assert set(re.findall(r"^Uid:\t(\d+)", ran.stdout, re.M)) == {"0"}, "processes are left"
         results = json.loads((root / "autograder" / "results" / "results.json").read_text(encoding="utf8"))
