@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tree):
 
 
 def test_without_a_sandbox_it_is_recorded(tree):
-    nb = filled(RIGHT, after="import os\nprint('user', os.getuid(), os.path.exists('/box'))")
+    nb = filled(RIGHT, after="import os\nprint('user', os.getuid(), os.path.exists('/run/box'))")
     submit(tree, "Ada", nb)
     for mode, options in {"none": ["--no-sandbox"], "bubblewrap": []}.items():
         result = graded(tree, "--only", "Ada", *options)["Ada"]
